@@ -1,0 +1,688 @@
+"""The one door through which every numerical kernel is compiled, cached and loaded.
+
+A kernel is a plain Python function with declared argument types::
+
+    @helper
+    def squared(x: float) -> float:
+        return x * x
+
+    @kernel("float64(float64[::1])")
+    def sum_of_squares(values):
+        total = 0.0
+        for i in range(values.shape[0]):
+            total += squared(values[i])
+        return total
+
+`kernel` compiles eagerly for the declared types and for no others, at the first call; `helper` marks a function that
+is only ever compiled into the kernels that call it. Neither imports numba before a kernel is called.
+
+Why not numba's own cache: it keys a kernel by its own file, so that the callers of an edited helper are left stale; it
+confuses variants that differ in options or in a closed-over function; and loading through it costs a refresh of all of
+numba's registries (0.2-0.35 s once) and 2.5 ms a kernel. Here the key is a hash of everything the kernel's machine code
+depends on (the bytecode, options and constants of the kernel and of every helper it reaches; the versions of numba,
+llvmlite and Python; the processor), and a cached kernel is linked straight from its object code into an engine of its
+own, without the registries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import hashlib
+import importlib
+import os
+import pickle
+import sys
+import threading
+import types
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast, overload
+
+__all__ = ["announce_to", "cache_folder", "compiled_count", "helper", "kernel", "silent", "warm_up"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_FORMAT = 3  # of the cache files; raise it when `_Payload` or the options below change their meaning
+_KEPT_VERSIONS = 8  # cache files kept for one kernel, so that an edited kernel does not fill the disk
+
+_lock = threading.RLock()
+_declared: list[_Kernel] = []
+_compiled = 0
+_announced = False
+
+
+class _Options(NamedTuple):
+    """What a function is compiled with; part of its key."""
+
+    fastmath: tuple[str, ...] | bool
+    variant: str
+
+    def for_numba(self) -> dict[str, Any]:
+        fastmath = set(self.fastmath) if isinstance(self.fastmath, tuple) else self.fastmath
+        return {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
+
+
+class _Payload(NamedTuple):
+    """What the cache keeps of one compiled signature."""
+
+    object_code: bytes
+    wrapper: str  # symbol of the entry point that takes Python objects
+    environments: tuple[tuple[str, tuple[Any, ...]], ...]  # symbol and constants, the kernel's own first
+    signature: Any
+    external: tuple[str, ...]  # symbols that the process has to provide
+    reload_init: tuple[Any, ...]
+
+
+class _Overload(NamedTuple):
+    """The part of numba's CompileResult that its dispatcher looks at."""
+
+    signature: Any
+    entry_point: Any
+    objectmode: bool = False
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The two decorators
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class _Compilable:
+    """A Python function that numba compiles into its callers."""
+
+    def __init__(self, function: Callable[..., Any], options: _Options) -> None:
+        self.py_func = function
+        self.options = options
+        self._inner: Any = None
+        functools.update_wrapper(self, function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """How numba sees this object where a kernel calls it: a function to compile along with the kernel."""
+        with _lock:
+            if self._inner is None:
+                self._inner = _new_dispatcher(self)
+            return self._inner._numba_type_
+
+
+class _Helper(_Compilable):
+    """See `helper`. Called from Python it runs as Python, which is slow and meant for tests."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.py_func(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<helper {self.py_func.__module__}.{self.py_func.__qualname__}>"
+
+
+class _Kernel(_Compilable):
+    """See `kernel`. The first call replaces `entry` by numba's dispatcher, which holds the declared types only."""
+
+    def __init__(self, function: Callable[..., Any], signatures: tuple[str, ...], options: _Options) -> None:
+        super().__init__(function, options)
+        self.signatures = signatures
+        self.entry: Callable[..., Any] = self._prepare_and_call
+        _declared.append(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.entry(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name} {' '.join(self.signatures)}>"
+
+    @property
+    def name(self) -> str:
+        return f"{self.py_func.__module__}.{self.py_func.__qualname__}"
+
+    @property
+    def ready(self) -> bool:
+        return self.entry != self._prepare_and_call
+
+    def prepare(self) -> None:
+        """Load the kernel from the cache, or compile it, unless that has been done."""
+        with _lock:
+            if not self.ready:
+                self.entry = self.py_func if _jit_disabled() else _build(self)
+
+    def _prepare_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        self.prepare()
+        return self.entry(*args, **kwargs)
+
+
+def kernel(
+    *signatures: str, fastmath: bool | Iterable[str] = False, variant: str = ""
+) -> Callable[[Function], Function]:
+    """Declare a kernel: a function compiled once for the given types and kept in the user's cache.
+
+    It is compiled (or loaded) at its first call, releases the interpreter lock while it runs, divides by zero as numpy
+    does, and checks no bounds. A call with other types raises TypeError. A kernel may call helpers and other kernels
+    of any module; what they become is part of its own machine code.
+
+    Parameters
+    ----------
+    *signatures : str
+        numba signatures with the type of the result, such as ``"float64(float64[::1], int64)"``.
+    fastmath : bool or iterable of str
+        Freedoms given to the compiler, such as ``{"contract", "reassoc"}``. None by default.
+    variant : str
+        A name for this variant of a kernel made by a factory function. What the function closes over is part of the
+        key by itself; the name makes the files of the cache readable.
+
+    Raises
+    ------
+    TypeError
+        If no signature is given, or one is not a string.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import kernel
+    >>> @kernel("float64(float64[::1])")
+    ... def total(values):
+    ...     result = 0.0
+    ...     for i in range(values.shape[0]):
+    ...         result += values[i]
+    ...     return result
+    >>> import numpy as np
+    >>> float(total(np.arange(4.0)))
+    6.0
+    """
+    if not signatures or not all(isinstance(signature, str) for signature in signatures):
+        raise TypeError('kernel needs its types: write @kernel("float64(float64[::1])")')
+    options = _Options(_as_key(fastmath), variant)
+
+    def declare(function: Function) -> Function:
+        return cast(Function, _Kernel(function, signatures, options))
+
+    return declare
+
+
+@overload
+def helper(function: Function, /) -> Function: ...
+@overload
+def helper(*, fastmath: bool | Iterable[str] = False) -> Callable[[Function], Function]: ...
+def helper(function: Any = None, /, *, fastmath: bool | Iterable[str] = False) -> Any:
+    """Declare a function that kernels call and that is compiled into them, never alone.
+
+    It has no types of its own: it takes those of each caller. It may be defined in any module.
+
+    Parameters
+    ----------
+    fastmath : bool or iterable of str
+        As for `kernel`; the caller's own freedoms do not reach into a helper.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import helper
+    >>> @helper
+    ... def squared(x):
+    ...     return x * x
+    >>> squared(3.0)
+    9.0
+    """
+    options = _Options(_as_key(fastmath), "")
+    if function is not None:
+        return _Helper(function, options)
+    return lambda python_function: _Helper(python_function, options)
+
+
+def _as_key(fastmath: bool | Iterable[str]) -> tuple[str, ...] | bool:
+    return fastmath if isinstance(fastmath, bool) else tuple(sorted(fastmath))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What users and tests ask
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """The folder that keeps compiled kernels: ``$PARTIALPOOL_CACHE``, or partialpool's place in the user's cache.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import cache_folder
+    >>> cache_folder().is_absolute()
+    True
+    """
+    chosen = os.environ.get("PARTIALPOOL_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        base = Path(local) if local else Path.home() / "AppData" / "Local"
+        return base.absolute() / "partialpool" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "partialpool"
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    base = Path(xdg) if xdg and os.path.isabs(xdg) else Path.home() / ".cache"
+    return base.absolute() / "partialpool"
+
+
+def compiled_count() -> int:
+    """How many kernel signatures this process compiled, rather than loaded from the cache.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import compiled_count
+    >>> compiled_count() >= 0
+    True
+    """
+    return _compiled
+
+
+def warm_up(modules: Iterable[str] | None = None) -> int:
+    """Load every declared kernel, compiling those that the cache does not hold; return how many were compiled.
+
+    Parameters
+    ----------
+    modules : iterable of str, optional
+        Names of modules to import first, so that their kernels are declared. By default the modules of partialpool
+        that declare kernels.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import warm_up
+    >>> warm_up(modules=[]) >= 0
+    True
+    """
+    for name in _declaring_modules() if modules is None else modules:
+        importlib.import_module(name)
+    before = compiled_count()
+    for declared in list(_declared):
+        declared.prepare()
+    return compiled_count() - before
+
+
+def _declaring_modules() -> list[str]:
+    """The modules of partialpool whose text declares a kernel."""
+    package = Path(__file__).resolve().parent.parent
+    names = []
+    for path in sorted(package.rglob("*.py")):
+        if path.name != "jit.py" and "@kernel(" in path.read_text(encoding="utf-8"):
+            parts = (package.name, *path.relative_to(package).with_suffix("").parts)
+            names.append(".".join(parts).removesuffix(".__init__"))
+    return names
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_announce: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
+    "partialpool_announce", default=_to_stderr
+)
+
+
+@contextlib.contextmanager
+def announce_to(hook: Callable[[str], None] | None) -> Iterator[None]:
+    """Within this context, send the line that says that kernels are being compiled to `hook` (None: to nobody).
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import announce_to
+    >>> lines = []
+    >>> with announce_to(lines.append):
+    ...     pass
+    """
+    token = _announce.set(hook)
+    try:
+        yield
+    finally:
+        _announce.reset(token)
+
+
+def silent() -> contextlib.AbstractContextManager[None]:
+    """Within this context, kernels are compiled without a word.
+
+    Examples
+    --------
+    >>> from partialpool.algebra.jit import silent
+    >>> with silent():
+    ...     pass
+    """
+    return announce_to(None)
+
+
+def _say_that_compilation_starts(folder: Path | None) -> None:
+    """One line per process, and only where something is compiled."""
+    global _announced
+    hook = _announce.get()
+    if _announced or hook is None:
+        return
+    _announced = True
+    missing = [
+        kernel_
+        for kernel_ in _declared
+        if not kernel_.ready
+        for signature in kernel_.signatures
+        if not (folder and (folder / _file_name(kernel_, signature)).exists())
+    ]
+    seconds = round(sum(map(_seconds_to_compile, missing)))
+    kernels = "1 kernel" if len(missing) == 1 else f"up to {len(missing)} kernels"
+    where = f"they are kept in {folder.parent}" if folder else "no cache folder is writable, so they are not kept"
+    hook(f"partialpool: compiling {kernels} once (about {max(seconds, 1)} s), {where}")
+
+
+def _seconds_to_compile(kernel_: _Kernel) -> float:
+    """Roughly: fitted to two dozen kernels on a processor of 2023."""
+    parts: list[str] = []
+    _describe(kernel_, set(), parts)
+    return 0.2 + sum(map(len, parts)) / 8000.0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The key: everything that the machine code depends on
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _describe(function: Any, seen: set[int], parts: list[str]) -> None:
+    """Append to `parts` what `function` compiles to: its bytecode, constants, and the same of all that it reaches."""
+    if isinstance(function, _Compilable):
+        parts.append(repr(function.options))
+        function = function.py_func
+    if id(function) in seen:
+        parts.append("again " + function.__qualname__)
+        return
+    seen.add(id(function))
+    parts.append(f"{function.__module__}.{function.__qualname__}{function.__defaults__!r}")
+    _describe_code(function.__code__, function.__globals__, seen, parts)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        parts.append("closure " + name)
+        _describe_value(cell.cell_contents, seen, parts)
+
+
+def _describe_code(code: types.CodeType, names: dict[str, Any], seen: set[int], parts: list[str]) -> None:
+    parts += [code.co_code.hex(), repr(code.co_names), repr(code.co_varnames)]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _describe_code(constant, names, seen, parts)
+        else:
+            parts.append(repr(constant))
+    for name in code.co_names:
+        value = names.get(name)
+        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] not in _FOREIGN:
+            # A module of ours, as in `blocks.helper(x)`: what is taken from it counts.
+            for attribute in code.co_names:
+                if hasattr(value, attribute):
+                    parts.append(f"{value.__name__}.{attribute}")
+                    _describe_value(getattr(value, attribute), seen, parts)
+        elif name in names:
+            parts.append("global " + name)
+            _describe_value(value, seen, parts)
+
+
+_SETTINGS = (
+    "OPT",
+    "BOUNDSCHECK",
+    "DEBUGINFO_DEFAULT",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "USING_SVML",
+    "LLVM_REFPRUNE_PASS",
+)
+
+_FOREIGN = frozenset({"numpy", "math", "cmath", "numba", "scipy", "builtins", "operator"})
+
+
+def _describe_value(value: Any, seen: set[int], parts: list[str]) -> None:
+    if isinstance(value, (_Compilable, types.FunctionType)):
+        _describe(value, seen, parts)
+    elif isinstance(value, tuple):
+        for element in value:
+            _describe_value(element, seen, parts)
+    elif hasattr(value, "tobytes") and hasattr(value, "dtype"):
+        parts.append(f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}")
+    elif isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
+        parts.append(repr(value))
+    else:  # modules, types, functions of numpy: known by their names
+        parts.append(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}")
+
+
+def _file_name(kernel_: _Kernel, signature: str) -> str:
+    parts = [signature]
+    _describe(kernel_, set(), parts)
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return f"{_file_stem(kernel_, signature)}{digest}.kernel"
+
+
+def _file_stem(kernel_: _Kernel, signature: str) -> str:
+    """The part of the file's name that stays when the kernel is edited."""
+    variant = f"-{kernel_.options.variant}" if kernel_.options.variant else ""
+    readable = "".join(c if c.isalnum() or c in "._-" else "_" for c in kernel_.name + variant)[-80:]
+    types_ = hashlib.sha256(f"{kernel_.name}{variant}{signature}".encode()).hexdigest()[:8]
+    return f"{readable}-{types_}-"
+
+
+@functools.cache
+def _machine_key() -> str:
+    """A hash of what all kernels of this process share: versions, processor, settings of numba."""
+    import llvmlite
+    import llvmlite.binding as llvm
+    import numba
+    from numba.core import codegen, config
+
+    parts = [
+        _FORMAT,
+        numba.__version__,
+        llvmlite.__version__,
+        sys.version,
+        sys.implementation.cache_tag,
+        llvm.get_process_triple(),
+        config.CPU_NAME or llvm.get_host_cpu_name(),
+        codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES,
+        *(str(getattr(config, name, None)) for name in _SETTINGS),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+
+def _writable_folder() -> Path | None:
+    """The folder of this machine's kernels, made if need be; None where nothing can be written nor read."""
+    try:
+        folder = cache_folder() / f"kernels-{_machine_key()}"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home folder is known
+        return None
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Building one kernel: load it, or compile it and keep it
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _jit_disabled() -> bool:
+    loaded = sys.modules.get("numba")
+    if loaded is not None and hasattr(loaded, "config"):
+        return bool(loaded.config.DISABLE_JIT)
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+def _new_dispatcher(function: _Compilable) -> Any:
+    import numba
+
+    return numba.njit(**function.options.for_numba())(function.py_func)
+
+
+def _build(kernel_: _Kernel) -> Callable[..., Any]:
+    """A dispatcher of numba's that holds the declared signatures of a kernel and is closed to others."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    folder = _writable_folder()
+    dispatcher = _new_dispatcher(kernel_)
+    with global_compiler_lock:
+        for signature in kernel_.signatures:
+            path = folder / _file_name(kernel_, signature) if folder else None
+            loaded = _load(path, kernel_) if path else None
+            dispatcher.add_overload(loaded or _compile(kernel_, signature, path))
+    dispatcher.disable_compile()
+    return cast(Callable[..., Any], dispatcher)
+
+
+def _compile(kernel_: _Kernel, signature: str, path: Path | None) -> _Overload:
+    """Compile one declared signature and keep it in the cache."""
+    global _compiled
+    from numba.core import sigutils
+
+    _say_that_compilation_starts(path.parent if path else None)
+    arguments, _ = sigutils.normalize_signature(signature)
+    compiler = _new_dispatcher(kernel_)
+    with _optimised_as_a_whole(kernel_.py_func.__qualname__):
+        compiler.compile(signature)
+    _compiled += 1
+    compiled = compiler.overloads[tuple(arguments)]
+    if path is not None and not compiled.library.has_dynamic_globals and not compiled.lifted:
+        _save(path, compiled, _file_stem(kernel_, signature))
+    return _Overload(compiled.signature, compiled.entry_point)
+
+
+@contextlib.contextmanager
+def _optimised_as_a_whole(name: str) -> Iterator[None]:
+    """Within this context, LLVM's optimiser works on the library called `name` only.
+
+    numba optimises the library of each helper and then, with all of them linked in, that of the kernel. The first of
+    these is thrown away by the second: without it kernels compile in two thirds of the time, to smaller code. Needs
+    numba's compiler lock.
+    """
+    from numba.core.registry import cpu_target
+
+    codegen = cpu_target.target_context.codegen()
+    original = codegen._library_class
+
+    class Library(original):  # type: ignore[misc, valid-type]
+        def _optimize_final_module(self) -> None:
+            if self.name == name:
+                super()._optimize_final_module()
+
+    codegen._library_class = Library
+    try:
+        yield
+    finally:
+        codegen._library_class = original
+
+
+def _save(path: Path, compiled: Any, stem: str) -> None:
+    """Write one compiled signature, under a passing name first, so that no other process ever reads half a file."""
+    from numba.core.serialize import dumps
+
+    module = compiled.library._final_module
+    external = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    external += [g.name for g in module.global_variables if g.is_declaration]
+    environments = {compiled.target_context.get_env_name(compiled.fndesc): compiled.environment}
+    for environment in compiled._find_referenced_environments():
+        environments.setdefault(environment.env_name, environment)
+    payload = _Payload(
+        object_code=compiled.library._get_compiled_object(),
+        wrapper=compiled.fndesc.llvm_cpython_wrapper_name,
+        environments=tuple((name, tuple(environment.consts)) for name, environment in environments.items()),
+        signature=compiled.signature,
+        external=tuple(external),
+        reload_init=tuple(compiled.reload_init),
+    )
+    content = dumps(tuple(payload))
+    passing = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        passing.write_bytes(hashlib.sha256(content).digest() + content)
+        os.replace(passing, path)
+        versions = sorted(path.parent.glob(f"{stem}*.kernel"), key=lambda file: file.stat().st_mtime)
+        for old in versions[:-_KEPT_VERSIONS]:
+            old.unlink()
+    except OSError:  # a full disk, a folder that is read only, a file held by another process on Windows
+        with contextlib.suppress(OSError):
+            passing.unlink(missing_ok=True)
+
+
+def _load(path: Path, kernel_: _Kernel) -> _Overload | None:
+    """One cached signature, linked and ready; None where there is none, or none that can be trusted."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = raw[:32], raw[32:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    _prepare_runtime()
+    payload = _Payload(*pickle.loads(content))
+    if not _all_known(payload.external):
+        return None
+    return _link(payload, kernel_)
+
+
+@functools.cache
+def _prepare_runtime() -> None:
+    """Offer the functions of numba's runtime to the linker, without loading its registries or compiling anything."""
+    import llvmlite.binding as llvm
+    from numba.core.registry import cpu_target
+    from numba.core.runtime import _nrt_python
+
+    _ = cpu_target.target_context  # its making registers numba's helpers and the mathematical functions
+    for name, address in _nrt_python.c_helpers.items():
+        llvm.add_symbol(name if name.startswith("_") else "NRT_" + name, address)
+
+
+def _all_known(names: tuple[str, ...]) -> bool:
+    """Whether the process provides all symbols: LLVM would end the process over one that it does not find."""
+    import llvmlite.binding as llvm
+
+    if all(llvm.address_of_symbol(name) for name in names):
+        return True
+    from numba.core.registry import cpu_target
+
+    cpu_target.target_context.refresh()  # the registries add a few rare symbols
+    return all(llvm.address_of_symbol(name) for name in names)
+
+
+def _link(payload: _Payload, kernel_: _Kernel) -> _Overload:
+    """Link object code in an engine of its own, where its helpers cannot meet another kernel's of the same name."""
+    import ctypes
+
+    import llvmlite.binding as llvm
+    from numba import _dynfunc
+    from numba.core.environment import Environment
+
+    engine = _new_engine()
+    engine.add_object_file(llvm.ObjectFileRef.from_data(payload.object_code))
+    engine.finalize_object()
+    for initialise in payload.reload_init:
+        initialise()
+    environments = []
+    for name, constants in payload.environments:
+        # numba's own loading imports the module of every function that was inlined, scipy.linalg among them; machine
+        # code without object mode uses the constants only.
+        environment = Environment({})
+        environment.env_name = name
+        environment.consts.extend(constants)
+        ctypes.c_void_p.from_address(engine.get_global_value_address(name)).value = id(environment)
+        environments.append(environment)
+    entry = _dynfunc.make_function(
+        sys.modules.get(kernel_.py_func.__module__, sys),
+        kernel_.py_func.__name__,
+        kernel_.py_func.__doc__ or "",
+        engine.get_function_address(payload.wrapper),
+        environments[0],
+        (engine, *environments),
+    )
+    return _Overload(payload.signature, entry)
+
+
+def _new_engine() -> Any:
+    import llvmlite.binding as llvm
+    from numba.core import config
+
+    module = llvm.parse_assembly("")
+    module.triple = llvm.get_process_triple()
+    machine = llvm.Target.from_triple(module.triple).create_target_machine(**_machine_options())
+    return llvm.create_mcjit_compiler(module, machine, use_lmm=config.USE_LLVMLITE_MEMORY_MANAGER)
+
+
+@functools.cache
+def _machine_options() -> dict[str, Any]:
+    """numba's own options of the target machine, which decide how an object is laid out in memory."""
+    from numba.core.registry import cpu_target
+
+    options: dict[str, Any] = {"opt": 0}
+    codegen = cpu_target.target_context.codegen()
+    options["features"] = codegen._tm_features
+    codegen._customize_tm_options(options)
+    return options
