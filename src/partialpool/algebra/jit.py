@@ -6,6 +6,7 @@ A kernel is a plain Python function with declared argument types::
     def squared(x: float) -> float:
         return x * x
 
+
     @kernel("float64(float64[::1])")
     def sum_of_squares(values):
         total = 0.0
@@ -32,21 +33,18 @@ import functools
 import hashlib
 import importlib
 import os
-import pickle
 import sys
 import threading
 import types
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
+from partialpool.algebra.object_cache import Overload, load, machine_key, optimised_as_a_whole, save
+
 __all__ = ["announce_to", "cache_folder", "compiled_count", "helper", "kernel", "silent", "warm_up"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_FORMAT = 3  # of the cache files; raise it when `_Payload` or the options below change their meaning
-_KEPT_VERSIONS = 8  # cache files kept for one kernel, so that an edited kernel does not fill the disk
 
 _lock = threading.RLock()
 _declared: list[_Kernel] = []
@@ -65,25 +63,6 @@ class _Options(NamedTuple):
         return {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
 
 
-class _Payload(NamedTuple):
-    """What the cache keeps of one compiled signature."""
-
-    object_code: bytes
-    wrapper: str  # symbol of the entry point that takes Python objects
-    environments: tuple[tuple[str, tuple[Any, ...]], ...]  # symbol and constants, the kernel's own first
-    signature: Any
-    external: tuple[str, ...]  # symbols that the process has to provide
-    reload_init: tuple[Any, ...]
-
-
-class _Overload(NamedTuple):
-    """The part of numba's CompileResult that its dispatcher looks at."""
-
-    signature: Any
-    entry_point: Any
-    objectmode: bool = False
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # The two decorators
 # --------------------------------------------------------------------------------------------------------------------
@@ -96,7 +75,10 @@ class _Compilable:
         self.py_func = function
         self.options = options
         self._inner: Any = None
-        functools.update_wrapper(self, function)
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+        self.__wrapped__ = function
 
     @property
     def _numba_type_(self) -> Any:
@@ -306,7 +288,9 @@ def _declaring_modules() -> list[str]:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # as under pythonw
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 _announce: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
@@ -412,16 +396,6 @@ def _describe_code(code: types.CodeType, names: dict[str, Any], seen: set[int], 
             _describe_value(value, seen, parts)
 
 
-_SETTINGS = (
-    "OPT",
-    "BOUNDSCHECK",
-    "DEBUGINFO_DEFAULT",
-    "LOOP_VECTORIZE",
-    "SLP_VECTORIZE",
-    "USING_SVML",
-    "LLVM_REFPRUNE_PASS",
-)
-
 _FOREIGN = frozenset({"numpy", "math", "cmath", "numba", "scipy", "builtins", "operator"})
 
 
@@ -454,35 +428,12 @@ def _file_stem(kernel_: _Kernel, signature: str) -> str:
     return f"{readable}-{types_}-"
 
 
-@functools.cache
-def _machine_key() -> str:
-    """A hash of what all kernels of this process share: versions, processor, settings of numba."""
-    import llvmlite
-    import llvmlite.binding as llvm
-    import numba
-    from numba.core import codegen, config
-
-    parts = [
-        _FORMAT,
-        numba.__version__,
-        llvmlite.__version__,
-        sys.version,
-        sys.implementation.cache_tag,
-        llvm.get_process_triple(),
-        config.CPU_NAME or llvm.get_host_cpu_name(),
-        codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES,
-        *(str(getattr(config, name, None)) for name in _SETTINGS),
-    ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-
 def _writable_folder() -> Path | None:
     """The folder of this machine's kernels, made if need be; None where nothing can be written nor read."""
     try:
-        folder = cache_folder() / f"kernels-{_machine_key()}"
+        folder = cache_folder() / f"kernels-{machine_key()}"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: no home folder is known
+    except (OSError, RuntimeError, AttributeError):  # not writable; no home is known; numba's internals have moved
         return None
     return folder
 
@@ -514,175 +465,27 @@ def _build(kernel_: _Kernel) -> Callable[..., Any]:
     with global_compiler_lock:
         for signature in kernel_.signatures:
             path = folder / _file_name(kernel_, signature) if folder else None
-            loaded = _load(path, kernel_) if path else None
+            loaded = load(path, kernel_.py_func) if path else None
             dispatcher.add_overload(loaded or _compile(kernel_, signature, path))
     dispatcher.disable_compile()
     return cast(Callable[..., Any], dispatcher)
 
 
-def _compile(kernel_: _Kernel, signature: str, path: Path | None) -> _Overload:
+def _compile(kernel_: _Kernel, signature: str, path: Path | None) -> Overload:
     """Compile one declared signature and keep it in the cache."""
     global _compiled
     from numba.core import sigutils
 
     _say_that_compilation_starts(path.parent if path else None)
-    arguments, _ = sigutils.normalize_signature(signature)
+    try:
+        arguments, _ = sigutils.normalize_signature(signature)
+    except Exception as error:  # numba evaluates the text: anything may be raised
+        raise TypeError(f"the types of kernel {kernel_.name} cannot be read: {signature!r} ({error})") from error
     compiler = _new_dispatcher(kernel_)
-    with _optimised_as_a_whole(kernel_.py_func.__qualname__):
+    with optimised_as_a_whole(kernel_.py_func.__qualname__):
         compiler.compile(signature)
     _compiled += 1
     compiled = compiler.overloads[tuple(arguments)]
-    if path is not None and not compiled.library.has_dynamic_globals and not compiled.lifted:
-        _save(path, compiled, _file_stem(kernel_, signature))
-    return _Overload(compiled.signature, compiled.entry_point)
-
-
-@contextlib.contextmanager
-def _optimised_as_a_whole(name: str) -> Iterator[None]:
-    """Within this context, LLVM's optimiser works on the library called `name` only.
-
-    numba optimises the library of each helper and then, with all of them linked in, that of the kernel. The first of
-    these is thrown away by the second: without it kernels compile in two thirds of the time, to smaller code. Needs
-    numba's compiler lock.
-    """
-    from numba.core.registry import cpu_target
-
-    codegen = cpu_target.target_context.codegen()
-    original = codegen._library_class
-
-    class Library(original):  # type: ignore[misc, valid-type]
-        def _optimize_final_module(self) -> None:
-            if self.name == name:
-                super()._optimize_final_module()
-
-    codegen._library_class = Library
-    try:
-        yield
-    finally:
-        codegen._library_class = original
-
-
-def _save(path: Path, compiled: Any, stem: str) -> None:
-    """Write one compiled signature, under a passing name first, so that no other process ever reads half a file."""
-    from numba.core.serialize import dumps
-
-    module = compiled.library._final_module
-    external = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-    external += [g.name for g in module.global_variables if g.is_declaration]
-    environments = {compiled.target_context.get_env_name(compiled.fndesc): compiled.environment}
-    for environment in compiled._find_referenced_environments():
-        environments.setdefault(environment.env_name, environment)
-    payload = _Payload(
-        object_code=compiled.library._get_compiled_object(),
-        wrapper=compiled.fndesc.llvm_cpython_wrapper_name,
-        environments=tuple((name, tuple(environment.consts)) for name, environment in environments.items()),
-        signature=compiled.signature,
-        external=tuple(external),
-        reload_init=tuple(compiled.reload_init),
-    )
-    content = dumps(tuple(payload))
-    passing = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        passing.write_bytes(hashlib.sha256(content).digest() + content)
-        os.replace(passing, path)
-        versions = sorted(path.parent.glob(f"{stem}*.kernel"), key=lambda file: file.stat().st_mtime)
-        for old in versions[:-_KEPT_VERSIONS]:
-            old.unlink()
-    except OSError:  # a full disk, a folder that is read only, a file held by another process on Windows
-        with contextlib.suppress(OSError):
-            passing.unlink(missing_ok=True)
-
-
-def _load(path: Path, kernel_: _Kernel) -> _Overload | None:
-    """One cached signature, linked and ready; None where there is none, or none that can be trusted."""
-    try:
-        raw = path.read_bytes()
-    except OSError:
-        return None
-    digest, content = raw[:32], raw[32:]
-    if hashlib.sha256(content).digest() != digest:
-        return None
-    _prepare_runtime()
-    payload = _Payload(*pickle.loads(content))
-    if not _all_known(payload.external):
-        return None
-    return _link(payload, kernel_)
-
-
-@functools.cache
-def _prepare_runtime() -> None:
-    """Offer the functions of numba's runtime to the linker, without loading its registries or compiling anything."""
-    import llvmlite.binding as llvm
-    from numba.core.registry import cpu_target
-    from numba.core.runtime import _nrt_python
-
-    _ = cpu_target.target_context  # its making registers numba's helpers and the mathematical functions
-    for name, address in _nrt_python.c_helpers.items():
-        llvm.add_symbol(name if name.startswith("_") else "NRT_" + name, address)
-
-
-def _all_known(names: tuple[str, ...]) -> bool:
-    """Whether the process provides all symbols: LLVM would end the process over one that it does not find."""
-    import llvmlite.binding as llvm
-
-    if all(llvm.address_of_symbol(name) for name in names):
-        return True
-    from numba.core.registry import cpu_target
-
-    cpu_target.target_context.refresh()  # the registries add a few rare symbols
-    return all(llvm.address_of_symbol(name) for name in names)
-
-
-def _link(payload: _Payload, kernel_: _Kernel) -> _Overload:
-    """Link object code in an engine of its own, where its helpers cannot meet another kernel's of the same name."""
-    import ctypes
-
-    import llvmlite.binding as llvm
-    from numba import _dynfunc
-    from numba.core.environment import Environment
-
-    engine = _new_engine()
-    engine.add_object_file(llvm.ObjectFileRef.from_data(payload.object_code))
-    engine.finalize_object()
-    for initialise in payload.reload_init:
-        initialise()
-    environments = []
-    for name, constants in payload.environments:
-        # numba's own loading imports the module of every function that was inlined, scipy.linalg among them; machine
-        # code without object mode uses the constants only.
-        environment = Environment({})
-        environment.env_name = name
-        environment.consts.extend(constants)
-        ctypes.c_void_p.from_address(engine.get_global_value_address(name)).value = id(environment)
-        environments.append(environment)
-    entry = _dynfunc.make_function(
-        sys.modules.get(kernel_.py_func.__module__, sys),
-        kernel_.py_func.__name__,
-        kernel_.py_func.__doc__ or "",
-        engine.get_function_address(payload.wrapper),
-        environments[0],
-        (engine, *environments),
-    )
-    return _Overload(payload.signature, entry)
-
-
-def _new_engine() -> Any:
-    import llvmlite.binding as llvm
-    from numba.core import config
-
-    module = llvm.parse_assembly("")
-    module.triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(module.triple).create_target_machine(**_machine_options())
-    return llvm.create_mcjit_compiler(module, machine, use_lmm=config.USE_LLVMLITE_MEMORY_MANAGER)
-
-
-@functools.cache
-def _machine_options() -> dict[str, Any]:
-    """numba's own options of the target machine, which decide how an object is laid out in memory."""
-    from numba.core.registry import cpu_target
-
-    options: dict[str, Any] = {"opt": 0}
-    codegen = cpu_target.target_context.codegen()
-    options["features"] = codegen._tm_features
-    codegen._customize_tm_options(options)
-    return options
+    if path is not None:
+        save(path, compiled, _file_stem(kernel_, signature))
+    return Overload(compiled.signature, compiled.entry_point)

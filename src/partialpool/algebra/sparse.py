@@ -748,8 +748,11 @@ def _best_order(pattern: scipy.sparse.csc_array[Any]) -> _Ordered:
     from scipy.sparse.csgraph import reverse_cuthill_mckee
 
     n = pattern.shape[0]
+    given = np.arange(n, dtype=np.int64)
+    if pattern.nnz > 0.25 * float(n) ** 2:  # no order saves much, and minimum degree would take seconds
+        return _evaluate(pattern, given)
     narrow = reverse_cuthill_mckee(pattern.tocsr(), symmetric_mode=True)
-    candidates = [_minimum_degree(pattern), narrow.astype(np.int64), np.arange(n, dtype=np.int64)]
+    candidates = [_minimum_degree(pattern), narrow.astype(np.int64), given]
     return min((_evaluate(pattern, order) for order in candidates), key=lambda ordered: int(ordered.counts.sum()))
 
 

@@ -1,0 +1,216 @@
+"""Small real data sets, with their sources: what the examples, the demo and the guides use.
+
+    >>> import partialpool as pp
+    >>> pp.datasets.names()[:2]
+    ('cake', 'Dyestuff')
+    >>> pp.datasets.load("sleepstudy").shape
+    (180, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partialpool.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["DataSet", "describe", "load", "names"]
+
+_LME4 = (
+    "Copied from the R package lme4, which is distributed under the GPL (>= 2); the measurements themselves were "
+    "published in the source named above."
+)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a data set is and where it comes from; printed as text.
+
+    Attributes
+    ----------
+    name, title : what it is called, and what it is in a line.
+    rows : number of rows.
+    columns : what each column means, with its unit.
+    ids : the columns that hold labels (groups and categories), which are loaded as text.
+    formula : a model to begin with.
+    source : who measured it, and where it was published.
+    licence : on what terms it is passed on.
+    """
+
+    name: str
+    title: str
+    rows: int
+    columns: Mapping[str, str]
+    ids: tuple[str, ...]
+    formula: str
+    source: str
+    licence: str
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name in self.columns)
+        lines = [f"{self.name}: {self.title}", f"{self.rows} rows"]
+        lines += [f"  {name.ljust(width)}  {meaning}" for name, meaning in self.columns.items()]
+        lines += [f"Model to begin with: {self.formula}", f"Source: {self.source}", f"Licence: {self.licence}"]
+        return "\n".join(lines)
+
+
+_ALL = (
+    DataSet(
+        "cake",
+        "angle at which chocolate cakes of 3 recipes, baked at 6 temperatures, break",
+        270,
+        {
+            "replicate": "batch of a recipe, 1 to 15 (a new batch for each recipe: group by recipe:replicate)",
+            "recipe": "A, B or C",
+            "temperature": "of the oven, degrees Fahrenheit, as a category",
+            "angle": "at which the cake broke, degrees",
+            "temp": "temperature as a number",
+        },
+        ("replicate", "recipe", "temperature"),
+        "angle ~ recipe + temp + (1 | recipe:replicate)",
+        "Cook (1938), Iowa State College thesis; Cochran and Cox (1957), Experimental Designs, 2nd edition.",
+        _LME4,
+    ),
+    DataSet(
+        "Dyestuff",
+        "yield of dyestuff from 6 batches of an intermediate product",
+        30,
+        {"Batch": "A to F", "Yield": "of standard colour, grams"},
+        ("Batch",),
+        "Yield ~ 1 + (1 | Batch)",
+        "Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th edition.",
+        _LME4,
+    ),
+    DataSet(
+        "Dyestuff2",
+        "made-up data of the same form, in which the batches do not differ: the group sd is near 0",
+        30,
+        {"Batch": "A to F", "Yield": "simulated"},
+        ("Batch",),
+        "Yield ~ 1 + (1 | Batch)",
+        "Box and Tiao (1973), Bayesian Inference in Statistical Analysis, section 5.1.2.",
+        _LME4,
+    ),
+    DataSet(
+        "eight_schools",
+        "estimated effects of coaching on SAT scores in 8 schools, with their standard errors",
+        8,
+        {"school": "A to H", "y": "estimated effect, points", "sigma": "its standard error, points"},
+        ("school",),
+        "y | se(sigma) ~ 1 + (1 | school)",
+        "Rubin (1981), Estimation in parallel randomized experiments, J. Educational Statistics 6, 377-401.",
+        "Eight published pairs of numbers; as in posteriordb (BSD 3-clause).",
+    ),
+    DataSet(
+        "Pastes",
+        "strength of a chemical paste: 10 deliveries, 3 casks of each, 2 tests of each cask",
+        60,
+        {
+            "strength": "of the paste",
+            "batch": "delivery, A to J",
+            "cask": "within its delivery, a to c",
+            "sample": "batch and cask in one label",
+        },
+        ("batch", "cask", "sample"),
+        "strength ~ 1 + (1 | batch/cask)",
+        "Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th edition.",
+        _LME4,
+    ),
+    DataSet(
+        "Penicillin",
+        "diameter of the zone that 6 samples of penicillin clear on each of 24 plates",
+        144,
+        {"diameter": "of the clear zone, mm", "plate": "assay plate, a to x", "sample": "of penicillin, A to F"},
+        ("plate", "sample"),
+        "diameter ~ 1 + (1 | plate) + (1 | sample)",
+        "Davies and Goldsmith (1972), Statistical Methods in Research and Production, 4th edition.",
+        _LME4,
+    ),
+    DataSet(
+        "radon",
+        "radon in 919 houses of 85 counties of Minnesota; some counties have one or two houses",
+        919,
+        {
+            "floor": "where it was measured: 0 basement, 1 first floor",
+            "county": "name",
+            "log_radon": "log of the activity, picocuries per litre",
+            "log_uranium": "log of the county's uranium in the soil, parts per million",
+        },
+        ("county",),
+        "log_radon ~ floor + (1 + floor | county)",
+        "Price, Nero and Gelman (1996), Health Physics 71, 922-936; Gelman and Hill (2007), chapter 12.",
+        "Measurements of the US Environmental Protection Agency (public domain); as in posteriordb (BSD 3-clause).",
+    ),
+    DataSet(
+        "sleepstudy",
+        "reaction times of 18 people who slept three hours a night for ten days",
+        180,
+        {"Reaction": "mean reaction time, ms", "Days": "of little sleep so far", "Subject": "number of the person"},
+        ("Subject",),
+        "Reaction ~ Days + (Days | Subject)",
+        "Belenky et al. (2003), Journal of Sleep Research 12, 1-12.",
+        _LME4,
+    ),
+)
+_BY_NAME = {entry.name.casefold(): entry for entry in _ALL}
+
+
+def names() -> tuple[str, ...]:
+    """The data sets there are.
+
+    Examples
+    --------
+    >>> "radon" in names()
+    True
+    """
+    return tuple(entry.name for entry in _ALL)
+
+
+def describe(name: str) -> DataSet:
+    """What a data set holds, where it comes from and on what terms.
+
+    Raises
+    ------
+    DataError
+        If there is no such data set.
+
+    Examples
+    --------
+    >>> describe("eight_schools").formula
+    'y | se(sigma) ~ 1 + (1 | school)'
+    """
+    entry = _BY_NAME.get(name.casefold()) if isinstance(name, str) else None
+    if entry is None:
+        raise DataError(f"There is no data set {name!r}. {did_you_mean(str(name), names())}")
+    return entry
+
+
+def load(name: str) -> pandas.DataFrame:
+    """A data set as a fresh pandas data frame; labels of groups and categories are text.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`names`; capitals do not matter.
+
+    Raises
+    ------
+    DataError
+        If there is no such data set.
+
+    Examples
+    --------
+    >>> load("sleepstudy")["Subject"].iloc[0]
+    '308'
+    """
+    import pandas
+
+    entry = describe(name)
+    path = Path(__file__).parent / "data" / f"{entry.name}.csv"
+    # A county may be called NA: only an empty cell is missing.
+    return pandas.read_csv(path, dtype=dict.fromkeys(entry.ids, str), keep_default_na=False, na_values=[""])

@@ -77,6 +77,7 @@ class RowBlocks:
     def cross_products(self, y: Array, weight: Array) -> CrossProducts:
         """Sum over the rows: ``y`` (n,) the working response, ``weight`` (n,) the weights D."""
         out = {name: np.zeros(size) for name, size in self.sizes.items()}
+        y, weight = np.require(y, float, "CW"), np.require(weight, float, "CW")  # kernels take no read-only arrays
         for row_pass in self.passes:
             left, right = row_pass.left, row_pass.right
             left_centre = np.append(self.centre, 0.0) if row_pass.into == "gxx" else np.zeros(left.size)
@@ -126,7 +127,8 @@ def build_row_blocks(
     codes, sizes, z_columns
         By factor: the group of each row, the number of groups, and the columns whose effects vary by group.
     """
-    wide = [np.ascontiguousarray(code, dtype=np.int64) for code in codes]
+    wide = [np.require(code, np.int64, "CW") for code in codes]
+    columns = np.require(columns, float, "CW")
     widths = [int(z.size) for z in z_columns]
     elimination = plan_elimination(wide, sizes, widths)
     return _Builder(columns, np.asarray(x_columns, dtype=np.int64), centre, wide, list(sizes), z_columns, elimination).build()

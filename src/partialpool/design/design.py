@@ -37,20 +37,20 @@ Positions = NDArray[np.int64]
 class GroupFactor:
     """A grouping factor: its columns, the labels (J,) of its groups, the group (n,) of each row.
 
-    `members` (J, k) are the positions of each group's parts in the ids of the k columns; `sizes` (J,) the rows per group.
+    `members` (J, k) are the positions of each group's parts in the ids of the k columns; `sizes` (J,) count its rows.
     """
 
     name: str
     variables: tuple[str, ...]
     labels: Labels
     codes: Codes
-    members: NDArray[np.int32] = None  # type: ignore[assignment]
-    sizes: Positions = None  # type: ignore[assignment]
+    members: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 0), dtype=np.int32))
+    sizes: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
-        if self.members is None:
+        if len(self.members) != len(self.labels):
             object.__setattr__(self, "members", np.arange(len(self.labels), dtype=np.int32)[:, None])
-        if self.sizes is None:
+        if len(self.sizes) != len(self.labels):
             object.__setattr__(self, "sizes", np.bincount(self.codes, minlength=len(self.labels)))
 
 
@@ -90,6 +90,7 @@ class NewRows:
 
     @property
     def n_rows(self) -> int:
+        """How many new rows there are."""
         return len(self.V)
 
 
@@ -446,6 +447,8 @@ def _check_overlap(groups: Sequence[GroupDesign], factors: Sequence[GroupFactor]
 
 def _check_predictors(design: Design) -> None:
     found = moments(design.V)
+    for column in np.flatnonzero(~np.isfinite(found.mean)):
+        check_finite(design.V[:, column], design.v_names[column], design.data.index)
     check_columns(design.V, found, design.x_columns, design.x_names, "the common part")
     for group in design.groups:
         check_columns(design.V, found, group.columns, group.names, f"the group term {group.text}")
@@ -456,8 +459,8 @@ def _check_groups(design: Design, family: str) -> None:
         factor = design.factors[group.factor]
         if len(factor.labels) == 1:
             raise DataError(
-                f"The grouping factor {factor.name!r} has a single group, {factor.labels[0]!r}: how groups differ cannot "
-                f"be learned from one; leave out {group.text}."
+                f"The grouping factor {factor.name!r} has a single group, {factor.labels[0]!r}: how groups differ "
+                f"cannot be learned from one; leave out {group.text}."
             )
         if family == "gaussian" and group.names == ("Intercept",) and len(factor.labels) == design.n_rows:
             _check_residual(design, factor, group)
@@ -470,6 +473,6 @@ def _check_residual(design: Design, factor: GroupFactor, group: GroupDesign) -> 
     if known or any(values.min() < values.max() for values in telling):
         return
     raise DataError(
-        f"The grouping factor {factor.name!r} has as many groups as there are rows ({design.n_rows}), so that its sd cannot be "
-        f"told from sigma; leave out {group.text}, or give known standard errors: 'y | se(s) ~ ...'."
+        f"The grouping factor {factor.name!r} has as many groups as there are rows ({design.n_rows}), so that its sd "
+        f"cannot be told from sigma; leave out {group.text}, or give known standard errors: 'y | se(s) ~ ...'."
     )

@@ -374,7 +374,7 @@ def rebuild_specs(
 ) -> dict[str, Any]:
     """Formulaic's model specifications from what they learned.
 
-    Given their state, the transforms learn nothing from the one template row: it only lets formulaic find the structure.
+    Given their state, the transforms learn nothing from the template row: it only shows formulaic the structure.
     """
     import pandas as pd
     from formulaic.parser.types import Factor

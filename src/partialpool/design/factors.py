@@ -120,8 +120,8 @@ def _integers(column: pd.Series[Any], name: str) -> NDArray[np.int64]:
         position = int(np.flatnonzero(~whole)[0])
         raise DataError(
             f"The grouping factor {name!r} holds decimals, such as {float(numbers[position])!r} in "
-            f"{row_names([position], column.index)}; ids are whole numbers or text. If it is a predictor, put it before "
-            f"the bar; if it is an id, turn it into text: data[{name!r}] = data[{name!r}].astype(str)."
+            f"{row_names([position], column.index)}; ids are whole numbers or text. If it is a predictor, put it "
+            f"before the bar; if it is an id, turn it into text: data[{name!r}] = data[{name!r}].astype(str)."
         )
     return numbers.astype(np.int64)
 

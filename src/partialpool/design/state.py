@@ -304,7 +304,9 @@ def _data(
     for position, entry in enumerate(rows["columns"]):
         values = arrays.get(f"data.{position}")
         columns[entry["name"]] = _column_from_state(entry, values, factors, levels)
-    return pd.DataFrame(columns, index=_index_from_state(rows["index"], arrays, kept))
+    frame = pd.DataFrame(columns)
+    frame.index = _index_from_state(rows["index"], arrays, kept)
+    return frame
 
 
 def _column_from_state(
@@ -324,7 +326,7 @@ def _column_from_state(
     if kind == "text":
         found = np.empty(len(entry["categories"]), dtype=object)
         found[:] = entry["categories"]
-        return pd.array(found[values], dtype=dtype) if dtype != "object" else found[values]
+        return pd.Series(found[values], dtype=dtype)
     return values if str(values.dtype) == dtype else pd.array(values, dtype=dtype)
 
 

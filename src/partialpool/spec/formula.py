@@ -156,7 +156,7 @@ def variables_of(expression: str, *, formula: str | None = None, elementwise: bo
             if name is not None:
                 names.append(name)
         elif match["other"] == ".":
-            if previous:
+            if previous and previous not in "+-*/:(,":
                 raise FormulaError(
                     f"{where}the '.' after {previous!r} cannot be read; a formula has columns and functions."
                 )
@@ -518,7 +518,7 @@ def _factor_name(piece: str, inner: str, formula: str) -> str:
         return piece
     if "+" in piece or "*" in piece:
         names = [name.strip() for name in re.split(r"[+*]", piece)]
-        mend = " + ".join(f"({inner.split('|')[0].strip()} | {name})" for name in names)
+        mend = " + ".join(f"({inner.partition('|')[0].strip()} | {name})" for name in names)
         mend = f"for crossed factors write {mend}"
     elif (call := _call(piece)) is not None:
         mend = f"a grouping factor is always a set of categories: write the column alone, {call[1] or 'g'}"

@@ -1,0 +1,320 @@
+"""The exact engine for a Gaussian response: only theta is explored, by importance sampling; all else is integrated.
+
+The steps of a run: the mode of log p(theta | y); a heavy-tailed proposal there; quasi-random nodes with Pareto-smoothed
+weights against the exact density, in growing number; equally weighted draws. Where the weights have too heavy a tail,
+the proposal is fitted anew to what was learned, and then NUTS takes over. Where one evaluation is dear, the density is
+interpolated (`surrogate`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.algebra.cholesky import Evaluation
+from partialpool.inference import surrogate
+from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.gaussian import GaussianMarginal
+from partialpool.inference.importance import (
+    effective_sample_size,
+    logsumexp,
+    pareto_smooth,
+    systematic_resample,
+)
+from partialpool.inference.optimum import Optimum, maximise, negative_hessian, starting_point
+from partialpool.inference.progress import Progress
+from partialpool.inference.proposal import Proposal, at_mode, from_weighted
+from partialpool.inference.sobol import Sobol, normal_quantile
+from partialpool.model import Model
+
+Array = NDArray[np.float64]
+
+GOOD_K = 0.7
+FIRST_NODES = 512
+MOST_NODES = 400_000
+#: Seconds of plain importance sampling above which the density is interpolated instead.
+PATIENCE = 0.8
+#: Draws are made as good as independent where that costs no more than this, seconds.
+BARGAIN = 0.05
+ADAPTATIONS = 3
+
+
+class Target:
+    """log p(y | theta) + log p(theta) of a model, counted."""
+
+    def __init__(self, model: Model, threads: int) -> None:
+        self.model = model
+        self.marginal = GaussianMarginal(model, threads=threads)
+
+    def value(self, theta: Array) -> tuple[Array, Evaluation]:
+        """Log density (K,) up to p(y), and the coefficients' conditional moments."""
+        value, evaluation = self.marginal.value(theta)
+        value = value + self.marginal.hyper.log_prior(theta)[0]
+        return np.where(np.isnan(value), -np.inf, value), evaluation
+
+    def log_density(self, theta: Array) -> Array:
+        return self.value(theta)[0]
+
+    def objective(self, theta: Array) -> tuple[Array, Array]:
+        """Log density (K,) and gradient (K, d)."""
+        value, gradient = self.marginal.value_and_gradient(theta)
+        prior, slope = self.marginal.hyper.log_prior(theta)
+        return value + prior, gradient + slope
+
+    def mode(self) -> Optimum:
+        start, inverse = starting_point(self.marginal)
+        return maximise(self.objective, start, inverse, tolerance=1e-4)
+
+    # -- coefficients given theta, in public terms -------------------------------------------------------------------
+
+    def public_moments(self, theta: Array, evaluation: Evaluation) -> tuple[Array, Array]:
+        """Conditional means (K, p) of the public coefficients, and M (K, p, p) with covariance M M'."""
+        coefficients = self.model.coefficients
+        scales = self.marginal.scales(theta)
+        to_public = coefficients.public_matrix()
+        gamma = np.asarray(coefficients.mean) + scales * evaluation.mean
+        if not gamma.shape[1]:
+            return gamma, np.empty((theta.shape[0], 0, 0))
+        half = np.linalg.solve(evaluation.low, scales[:, :, None] * to_public.T)
+        return gamma @ to_public.T, np.swapaxes(half, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Weighted nodes: theta (K, d), log density less log proposal (K,), and the coefficients' moments."""
+
+    theta: Array
+    log_ratio: Array
+    beta_mean: Array
+    beta_half: Array
+
+    @staticmethod
+    def join(parts: list[Sample]) -> Sample:
+        if len(parts) == 1:
+            return parts[0]
+        return Sample(*(np.concatenate([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+
+    @property
+    def beta_sd(self) -> Array:
+        return np.sqrt((self.beta_half**2).sum(axis=2))
+
+
+class MarginalEngine:
+    """Importance sampling of the hyperparameters, everything else integrated out."""
+
+    name = "marginal"
+
+    def run(self, model: Model, settings: Settings) -> Result:
+        """The posterior of a model with a Gaussian response."""
+        from partialpool.inference.select import select_engine
+
+        return _Run(model, settings, select_engine(model, "marginal")[1]).result()
+
+
+class _Run:
+    """One run; holds what its steps share."""
+
+    def __init__(self, model: Model, settings: Settings, reason: str) -> None:
+        self.model, self.settings, self.reason = model, settings, reason
+        self.began = time.perf_counter()
+        self.target = Target(model, settings.threads)
+        self.size = self.target.marginal.size
+        self.rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(1,)))
+        self.steps: list[str] = []
+        self.notes: list[str] = []
+
+    def result(self) -> Result:
+        if not self.size:
+            return self._without_hyperparameters()
+        with Progress(self.settings.progress) as self.progress:
+            self.progress.update(0.0, "finding the mode")
+            mode = self.target.mode()
+            curvature = negative_hessian(self.target.objective, mode.point)
+            proposal = at_mode(mode.point, curvature, mode.value, self.target.log_density)
+            self.steps.append(f"mode of the hyperparameters: {mode.status.value} after {mode.iterations} steps")
+            seconds = self._seconds_per_node(proposal)
+            if seconds * self.settings.ess / 0.7 > PATIENCE and self.size <= 10:
+                result = self._interpolated(proposal)
+                if result is not None:
+                    return result
+            return self._sampled(proposal, seconds)
+
+    def _seconds_per_node(self, proposal: Proposal) -> float:
+        """Wall time of one node when all threads work."""
+        count = max(self.settings.threads, 2)
+        start = time.perf_counter()
+        self.target.log_density(np.repeat(proposal.centre[None, :], count, 0))
+        seconds = (time.perf_counter() - start) / count
+        if seconds > 1e-3:
+            return seconds
+        start = time.perf_counter()
+        self.target.log_density(np.repeat(proposal.centre[None, :], 32, 0))
+        return (time.perf_counter() - start) / 32
+
+    # -- plain importance sampling ------------------------------------------------------------------------------------
+
+    def _sampled(self, proposal: Proposal, seconds: float) -> Result:
+        goal = float(self.settings.ess)
+        if seconds * self.settings.draws / 0.6 < BARGAIN:
+            goal = max(goal, float(self.settings.draws))
+        first = int(min(max(FIRST_NODES, 0.3 * goal), MOST_NODES))
+        sample, proposal, points = self._adapted(proposal, first)
+        parts = [sample]
+        while True:
+            sample = Sample.join(parts)
+            log_weights, k = pareto_smooth(sample.log_ratio)
+            ess = self._hyper_ess(sample, log_weights)
+            have, count = float(ess.min()), sample.theta.shape[0]
+            self.progress.update(min(have / goal, 1.0), f"importance sampling, {count:,} nodes")
+            if have >= goal or (k > GOOD_K and count >= 4 * first) or count >= MOST_NODES:
+                break
+            wanted = count * goal / max(have, 1.0) * 1.06 + 32
+            more = int(min(max(wanted, count + 128), 8 * count, MOST_NODES)) - count
+            parts.append(self._evaluate(proposal, points.next(more)))
+        if k > GOOD_K or have < 0.5 * self.settings.ess:
+            return self._escalate(k, have)
+        if have < self.settings.ess:
+            self.notes.append(f"an effective sample size of {have:,.0f} was reached, not the {self.settings.ess:,.0f} asked for")
+        return self._result(sample, log_weights, k, trusted=have >= self.settings.ess, surrogate_error=None)
+
+    def _adapted(self, proposal: Proposal, count: int) -> tuple[Sample, Proposal, Sobol]:
+        """A first sample; where it is poor the proposal is fitted to it, a few times."""
+        for attempt in range(ADAPTATIONS + 1):
+            points = Sobol(self.size, self.rng)
+            sample = self._evaluate(proposal, points.next(count))
+            log_weights, k = pareto_smooth(sample.log_ratio)
+            share = float(effective_sample_size(log_weights)) / count
+            if (k <= 0.6 and share > 0.25) or attempt == ADAPTATIONS:
+                break
+            self.steps.append(f"proposal fitted anew: Pareto k {k:.2f}, efficiency {share:.0%}")
+            proposal = from_weighted(sample.theta, np.exp(log_weights))
+        return sample, proposal, points
+
+    def _evaluate(self, proposal: Proposal, uniforms: Array) -> Sample:
+        theta, log_q = proposal.points(uniforms)
+        value, evaluation = self.target.value(theta)
+        mean, half = self.target.public_moments(theta, evaluation)
+        return Sample(theta, value - log_q, mean, half)
+
+    def _hyper_ess(self, sample: Sample, log_weights: Array) -> Array:
+        public = self.target.marginal.hyper.public(sample.theta)
+        return np.asarray(effective_sample_size(log_weights, public))
+
+    def _escalate(self, k: float, ess: float) -> Result:
+        """Importance weights cannot carry this posterior: NUTS on theta."""
+        from partialpool.inference.whitened import run_whitened
+
+        self.steps.append(
+            f"importance sampling given up: Pareto k {k:.2f}, effective sample size {ess:,.0f}; NUTS on the hyperparameters instead"
+        )
+        return run_whitened(self.model, self.settings, self.reason, tuple(self.steps))
+
+    # -- interpolation --------------------------------------------------------------------------------------------------
+
+    def _interpolated(self, proposal: Proposal) -> Result | None:
+        """Few exact nodes, a certified interpolation between them; None where it is not good enough."""
+        p = len(self.model.coefficients.names)
+        d = self.size
+        tolerance = min(surrogate.TOLERANCE, 1 / math.sqrt(self.settings.ess))
+        count = 3 * math.ceil(0.9 * surrogate.n_features(d) + 4 * d)
+        points = Sobol(d, self.rng)
+        x, value, moments = np.empty((0, d)), np.empty(0), np.empty((0, p + p * (p + 1) // 2))
+        for _ in range(3):
+            new = surrogate.SPREAD * normal_quantile(points.next(count))
+            theta = proposal.from_whitened(new)
+            new_value, new_moments = self._exact(theta)
+            x, value, moments = np.vstack([x, new]), np.append(value, new_value), np.vstack([moments, new_moments])
+            fitted = surrogate.fit_surrogate(x, value, moments, p)
+            if fitted.error <= tolerance and fitted.moment_error <= tolerance:
+                break
+        else:
+            self.steps.append(
+                f"interpolation given up: error {fitted.error:.3f} in the log density, {fitted.moment_error:.3f} in "
+                "the coefficients' moments, on nodes held out"
+            )
+            return None
+        self.steps.append(f"log density interpolated between {x.shape[0]} exact evaluations")
+        return self._from_surrogate(proposal, fitted, p)
+
+    def _exact(self, theta: Array) -> tuple[Array, Array]:
+        """Exact log densities and packed moments, a few nodes at a time so that progress shows."""
+        values, moments = [], []
+        step = max(8, self.settings.threads * 4)
+        for start in range(0, theta.shape[0], step):
+            part = theta[start : start + step]
+            value, evaluation = self.target.value(part)
+            mean, half = self.target.public_moments(part, evaluation)
+            covariance = half @ np.swapaxes(half, 1, 2)
+            values.append(value)
+            moments.append(surrogate.pack_moments(mean, np.linalg.cholesky(covariance)))
+            self.progress.update(start / theta.shape[0], "evaluating the log density")
+        return np.concatenate(values), np.concatenate(moments)
+
+    def _from_surrogate(self, proposal: Proposal, fitted: surrogate.Surrogate, p: int) -> Result | None:
+        points = Sobol(self.size, self.rng)
+        count = int(4 * max(self.settings.ess, self.settings.draws))
+        theta, log_q = proposal.points(points.next(count))
+        x = proposal.whitened(theta)
+        ratio = fitted.log_density(x) - log_q
+        inside = np.isfinite(ratio)
+        theta, x, ratio = theta[inside], x[inside], ratio[inside]
+        log_weights, k = pareto_smooth(ratio)
+        if k > GOOD_K:
+            return None
+        mean, half = fitted.moments(x, p)
+        sample = Sample(theta, ratio - math.log(count / theta.shape[0]), mean, half)
+        return self._result(sample, log_weights, k, trusted=True, surrogate_error=max(fitted.error, fitted.moment_error))
+
+    # -- results --------------------------------------------------------------------------------------------------------
+
+    def _result(self, sample: Sample, log_weights: Array, k: float, *, trusted: bool, surrogate_error: float | None) -> Result:
+        names = self.model.parameter_names
+        public = self.target.marginal.hyper.public(sample.theta)
+        weights = np.exp(log_weights)
+        weights /= weights.sum()
+        picked = systematic_resample(weights, self.settings.draws, self.rng)
+        noise = self.rng.standard_normal((self.settings.draws, sample.beta_mean.shape[1]))
+        draws_beta = sample.beta_mean[picked] + np.einsum("kij,kj->ki", sample.beta_half[picked], noise)
+        ess = np.concatenate([self._coefficient_ess(sample, weights), effective_sample_size(log_weights, public)])
+        if surrogate_error:
+            ess = 1 / (1 / ess + surrogate_error**2)
+        accuracy = Accuracy(
+            engine="marginal", reason=self.reason, trusted=trusted and k < GOOD_K,
+            ess=dict(zip(names, ess.tolist(), strict=True)), pareto_k=k, nodes=sample.theta.shape[0],
+            evaluations=self.target.marginal.n_evaluations, surrogate_error=surrogate_error,
+            steps=tuple(self.steps), notes=tuple(self.notes), seconds=time.perf_counter() - self.began,
+        )  # fmt: skip
+        return Result(
+            sample.theta, np.log(weights), sample.beta_mean, sample.beta_sd, sample.theta[picked], draws_beta,
+            self._log_marginal_likelihood(sample.log_ratio), accuracy, self.settings,
+        )  # fmt: skip
+
+    def _coefficient_ess(self, sample: Sample, weights: Array) -> Array:
+        """Var(beta) / Var(estimate of its mean); the estimate averages conditional means."""
+        mean = weights @ sample.beta_mean
+        between = sample.beta_mean - mean
+        variance = weights @ (sample.beta_sd**2 + between**2)
+        error = (weights**2) @ between**2
+        kish = 1 / float(weights @ weights)
+        return np.where(error > 0, variance / np.where(error > 0, error, 1.0), kish * 1e3).clip(max=kish * 1e3)
+
+    def _log_marginal_likelihood(self, log_ratio: Array) -> float:
+        """log p(y), or nan where a prior is flat: its normalising constant does not exist."""
+        if not all(prior.proper for prior in self.model.priors.values()):
+            return math.nan
+        return float(logsumexp(log_ratio) - math.log(log_ratio.size))
+
+    def _without_hyperparameters(self) -> Result:
+        """Everything is known but the coefficients: one node is the whole posterior."""
+        theta = np.zeros((1, 0))
+        value, evaluation = self.target.value(theta)
+        mean, half = self.target.public_moments(theta, evaluation)
+        sample = Sample(theta, value, mean, half)
+        done = self._result(sample, np.zeros(1), -math.inf, trusted=True, surrogate_error=None)
+        exact = dict.fromkeys(self.model.parameter_names, math.inf)
+        accuracy = replace(done.accuracy, ess=exact, pareto_k=None, steps=("no hyperparameters: the posterior is exactly normal",))
+        return replace(done, accuracy=accuracy)

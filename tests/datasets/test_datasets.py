@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from pandas.api.types import is_numeric_dtype
+
+from partialpool import datasets
+from partialpool.errors import DataError
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_every_data_set_is_as_described(name: str) -> None:
+    frame, about = datasets.load(name), datasets.describe(name)
+    assert list(frame.columns) == list(about.columns)
+    assert len(frame) == about.rows
+    assert not frame.isna().any().any()
+    for column in frame.columns:
+        if column in about.ids:
+            assert all(isinstance(value, str) for value in frame[column])
+        else:
+            assert is_numeric_dtype(frame[column])
+    text = repr(about)
+    assert about.source in text and about.licence in text and about.formula in text
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_the_model_to_begin_with_can_be_built(name: str) -> None:
+    from partialpool.design.design import build_design
+
+    design = build_design(datasets.describe(name).formula, datasets.load(name))
+    assert design.n_rows == datasets.describe(name).rows
+
+
+def test_each_load_is_a_fresh_copy() -> None:
+    first = datasets.load("sleepstudy")
+    first["Reaction"] = 0.0
+    assert datasets.load("sleepstudy")["Reaction"].min() > 100
+
+
+def test_capitals_do_not_matter() -> None:
+    assert datasets.load("dyestuff").equals(datasets.load("Dyestuff"))
+
+
+def test_an_unknown_name_offers_the_nearest() -> None:
+    with pytest.raises(DataError, match="Did you mean 'sleepstudy'"):
+        datasets.load("sleepstduy")
+    with pytest.raises(DataError, match="There are: "):
+        datasets.describe("zzzz")
