@@ -9,8 +9,12 @@ SHELL := /bin/sh
 
 # The first of these that is new enough; `make PYTHON=/path/to/python3 test` chooses another.
 CANDIDATES := python3 python3.13 python3.12 python3.11
-PYTHON ?= $(shell for p in $(CANDIDATES); do if command -v $$p >/dev/null 2>&1 && \
+ifndef PYTHON
+PYTHON := $(shell for p in $(CANDIDATES); do if command -v $$p >/dev/null 2>&1 && \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; exit; fi; done)
+endif
+# What the user asked for; sub-makes below are given it, so that messages name it.
+export GOAL ?= $(firstword $(MAKECMDGOALS))
 
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
@@ -22,9 +26,9 @@ SOURCES := $(shell find src -name '*.py' -o -name '*.csv' 2>/dev/null)
 # $(call venv,FOLDER): a fresh environment, or one clear sentence.
 define venv
 	@if [ -z "$(PYTHON)" ]; then \
-	  echo "partialpool needs Python 3.11 or newer, and none of these is: $(CANDIDATES). Install one, or run: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; fi
+	  echo "partialpool needs Python 3.11 or newer, and none of these is: $(CANDIDATES). Install one, or run: make PYTHON=/path/to/python3 $(GOAL)" >&2; exit 1; fi
 	@if ! "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	  echo "$(PYTHON) is not Python 3.11 or newer. Run: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; fi
+	  echo "$(PYTHON) is not Python 3.11 or newer. Run: make PYTHON=/path/to/python3 $(GOAL)" >&2; exit 1; fi
 	@if ! "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "$(PYTHON) cannot make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; fi
 	@echo "Setting up $(1) (once; a minute or two)"
@@ -49,9 +53,10 @@ test: $(VENV)/.test
 	$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check --quiet .
-	$(PY) -m mypy --strict src
+	@status=0; \
+	for check in "ruff check ." "ruff format --check ." "mypy --strict src"; do \
+	  echo "$$check"; $(PY) -m $$check || status=1; \
+	done; exit $$status
 
 format: $(VENV)/.dev
 	$(PY) -m ruff check --fix --quiet . || true

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from partialpool.algebra import cholesky
+from partialpool.algebra import cholesky, sparse_root
 from partialpool.algebra.cholesky import LeafRoot
+from partialpool.design import crossprod
 from partialpool.design.crossprod import build_row_blocks
 
 CASES = {
@@ -67,10 +68,14 @@ def lams_of(structure, factors):
     return lam[None, :]
 
 
-@pytest.fixture(params=["kernel root", "LAPACK root"])
+@pytest.fixture(params=["kernel root", "LAPACK root", "sparse root"])
 def root_width(request, monkeypatch):
+    """The same model by each way of factorising the root."""
     if request.param == "LAPACK root":
         monkeypatch.setattr(cholesky, "KERNEL_ROOT", 0)
+    if request.param == "sparse root":
+        monkeypatch.setattr(crossprod, "SPARSE_FROM", 1)
+        monkeypatch.setattr(sparse_root, "SPARSE_SHARE", 1e9)
     return request.param
 
 
@@ -95,6 +100,7 @@ def test_everything_equals_dense_linear_algebra(case, p, profile, root_width):
     half = 0.5 * np.linalg.slogdet(precision[:n_u, :n_u] if profile else precision)[1]
 
     engine = LeafRoot(cross, proper)
+    assert (structure.sparse is not None) == (root_width == "sparse root" and structure.n_root > 0)
     lams, inv_vars, scales = lams_of(structure, factors), np.array([inv_var]), scale[None, :]
     value = engine.evaluate(lams, inv_vars, scales, profile=profile)
     np.testing.assert_allclose(value.half_log_det[0], half, rtol=1e-11)

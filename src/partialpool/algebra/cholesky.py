@@ -75,6 +75,7 @@ class Workspace:
     low: Array
     y_b: Array
     y_s: Array
+    solved: Array
 
 
 class LeafRoot:
@@ -97,9 +98,8 @@ class LeafRoot:
         structure = cross.structure
         self.n_coefficients = structure.n_coefficients
         self.n_root = structure.n_root
-        self.wide = structure.n_root > KERNEL_ROOT
+        self.wide = structure.n_root > KERNEL_ROOT or structure.sparse is not None
         self._lead = structure.arrays
-        # (None of these names is changed after this line.)
 
     # -- values ---------------------------------------------------------------------------------------------------
 
@@ -205,6 +205,12 @@ class LeafRoot:
             *self._lead, *cross.values, space.d_work, space.b_work, space.s_work, lam, inv_var, structure.ranges, keep,
             space.y_b, space.y_s, space.low, n_root, structure.pair_at, space.root, space.root_x, space.xx, p1,
         )  # fmt: skip
+        if structure.sparse is not None:
+            half_log_det += structure.sparse.factor(space.root, structure.root_blocks, lam)
+            root_x = space.root_x.reshape(n_root, p1)
+            space.solved[:] = structure.sparse.symbolic.solve(space.root, root_x)
+            space.xx[:] -= (root_x.T @ space.solved).ravel()
+            return float(half_log_det)
         root = space.root.reshape(n_root, n_root)
         blocks.whiten_dense_root(space.root, space.root_x, structure.root_blocks, lam, n_root, p1)
         if not lapack.cholesky_in_place(root):
@@ -229,39 +235,68 @@ class LeafRoot:
         if p and not profile:
             inverse = np.linalg.solve(out["lows"][node].reshape(p, p), np.diag(scale))
             beta_cov = inverse.T @ inverse
+        if structure.sparse is not None:
+            self._moments_sparse(node, space, lam, beta_mean, beta_cov, out)
+            return
         low = space.root.reshape(n_root, n_root)
         solved = space.root_x.reshape(n_root, p + 1).copy()
         lapack.solve_triangular_in_place(low, solved, transposed=True)
         z_mean = solved[:, p] - solved[:, :p] @ beta_mean
         root_beta_cov = -solved[:, :p] @ beta_cov
         lapack.inverse_from_factor_in_place(low)
-        cov = np.tril(low)
-        cov += np.tril(low, -1).T
-        cov -= root_beta_cov @ solved[:, :p].T
         root_mean = np.empty(n_root)
         zz, u_mean, u_var = out["zz"][node], out["u_mean"][node], out["u_var"][node]
         root_beta = np.ascontiguousarray(root_beta_cov).ravel()
         descent.dense_root_moments(
-            structure.root_blocks, lam, n_root, p, cov.ravel(), root_beta, z_mean, root_mean, zz, u_mean, u_var
+            structure.root_blocks, lam, n_root, p, space.root, solved.ravel(), root_beta, z_mean, root_mean, zz, u_mean, u_var
         )
+        self._descend(space, lam, root_beta, beta_cov, root_mean, beta_mean, space.root, node, out)
+
+    def _moments_sparse(self, node: int, space: Workspace, lam: Array, beta_mean: Array, beta_cov: Array, out: dict[str, Array]) -> None:
+        structure, p = self.cross.structure, self.n_coefficients
+        sparse = structure.sparse
+        assert sparse is not None
+        root_beta_cov = -space.solved[:, :p] @ beta_cov
+        root_mean = space.solved[:, p] - space.solved[:, :p] @ beta_mean
+        covariance = sparse.covariance(space.root, space.solved[:, :p], root_beta_cov)
+        zz, u_mean, u_var = out["zz"][node], out["u_mean"][node], out["u_var"][node]
+        sparse.collect(structure.root_blocks, lam, covariance, root_mean, zz, u_mean, u_var)
+        root_beta = np.ascontiguousarray(root_beta_cov).ravel()
+        self._descend(space, lam, root_beta, beta_cov, root_mean, beta_mean, covariance, node, out)
+
+    def _descend(self, space: Workspace, lam: Array, root_beta: Array, beta_cov: Array, root_mean: Array, beta_mean: Array, root_cov: Array, node: int, out: dict[str, Array]) -> None:
         descent.descend(
-            *self._lead, lam, space.y_b, space.y_s, space.low, n_root, structure.pair_at, cov.ravel(), root_beta,
-            beta_cov.ravel(), root_mean, beta_mean, p,
-            np.empty_like(space.d_work), np.empty_like(space.b_work), np.empty_like(space.s_work), zz, u_mean, u_var,
+            *self._lead, lam, space.y_b, space.y_s, space.low, self.n_root, self.cross.structure.pair_at, root_cov,
+            root_beta, beta_cov.ravel(), root_mean, beta_mean, self.n_coefficients,
+            np.empty_like(space.d_work), np.empty_like(space.b_work), np.empty_like(space.s_work),
+            out["zz"][node], out["u_mean"][node], out["u_var"][node],
         )  # fmt: skip
 
     def _draw_wide(self, space: Workspace, lam: Array, beta: Array, normals: Array, u: Array) -> None:
         structure = self.cross.structure
         n_root, p = self.n_root, self.n_coefficients
-        root_x = space.root_x.reshape(n_root, p + 1)
         noise = np.concatenate([normals[start : start + size] for start, size in structure.root_effects()])
+        if structure.sparse is not None:
+            coloured = np.ascontiguousarray(noise[:, None])
+            structure.sparse.symbolic.solve_upper(space.root, coloured)
+            spread = structure.sparse.symbolic.unpermute(coloured)[:, 0]
+            root_u = space.solved[:, p] - space.solved[:, :p] @ beta + spread
+            for (u_at, size), row in zip(structure.root_effects(), structure.root_blocks, strict=True):
+                u[u_at : u_at + size] = root_u[row[blocks.ROOT_START] : row[blocks.ROOT_START] + size]
+            self._draw_chain(space, lam, root_u, beta, normals, u)
+            return
+        root_x = space.root_x.reshape(n_root, p + 1)
         z = (root_x[:, p] - root_x[:, :p] @ beta + noise)[:, None]
         lapack.solve_triangular_in_place(space.root.reshape(n_root, n_root), z, transposed=True)
         root_u = np.ascontiguousarray(z[:, 0])
         descent.colour_root_effects(structure.root_blocks, lam, root_u, u)
+        self._draw_chain(space, lam, root_u, beta, normals, u)
+
+    def _draw_chain(self, space: Workspace, lam: Array, root_u: Array, beta: Array, normals: Array, u: Array) -> None:
         descent.draw_chain(
-            *self._lead, lam, space.y_b, space.y_s, space.low, root_u, np.ascontiguousarray(beta), p, normals, u
-        )
+            *self._lead, lam, space.y_b, space.y_s, space.low, np.ascontiguousarray(root_u), np.ascontiguousarray(beta),
+            self.n_coefficients, normals, u,
+        )  # fmt: skip
 
     # -- plumbing -------------------------------------------------------------------------------------------------
 
@@ -283,8 +318,9 @@ class LeafRoot:
         p1 = self.n_coefficients + 1
         return Workspace(
             np.empty(cross.d.size - first[0]), np.empty(cross.b.size - first[1]), np.empty(cross.s.size - first[2]),
-            np.empty(self.n_root * self.n_root), np.empty(self.n_root * p1), np.empty(p1 * p1),
-            np.empty(kept[0]), np.empty(kept[1]), np.empty(kept[2]),
+            np.empty(self.n_root * self.n_root if structure.sparse is None else structure.sparse.size),
+            np.empty(self.n_root * p1), np.empty(p1 * p1), np.empty(kept[0]), np.empty(kept[1]), np.empty(kept[2]),
+            np.empty((self.n_root if structure.sparse is not None else 0, p1)),
         )  # fmt: skip
 
     def _over_nodes(self, count: int, work: Callable[[slice, Workspace | None], None], *, keep: bool = False) -> None:

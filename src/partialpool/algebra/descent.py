@@ -295,7 +295,7 @@ def small_root_moments(
 ):
     """Moments of the effects of a dense root that was factorised by `factor_small_root`.
 
-    root holds L, root_x holds W = L^-1 [root_x]. Fills root_cov (raw scale, full), root_beta_cov, root_mean; adds to zz.
+    root holds L, root_x holds W = L^-1 [root_x]. Fills root_cov (raw scale, lower triangle), root_beta_cov, root_mean; adds to zz.
     """
     p1 = p + 1
     u = np.empty((n_root, p1))
@@ -331,7 +331,6 @@ def small_root_moments(
             for c in range(p):
                 t -= root_beta_cov[i * p + c] * u[j, c]
             root_cov[i * n_root + j] = t
-            root_cov[j * n_root + i] = t
     raw_root_moments(
         root_blocks, lam, n_root, p, root_cov, root_beta_cov, z_mean, root_mean, zz, u_mean, u_var
     )
@@ -339,7 +338,7 @@ def small_root_moments(
 
 @helper
 def raw_root_moments(root_blocks, lam, n_root, p, root_cov, root_beta_cov, z_mean, root_mean, zz, u_mean, u_var):
-    """Collect E[z z'] by factor, then bring covariances (full, whitened) and means to the raw scale in place."""
+    """Collect E[z z'] by factor, then bring covariances (lower triangle) and means to the raw scale in place."""
     for t in range(root_blocks.shape[0]):
         start = root_blocks[t, ROOT_START]
         q = root_blocks[t, ROOT_Q]
@@ -348,53 +347,78 @@ def raw_root_moments(root_blocks, lam, n_root, p, root_cov, root_beta_cov, z_mea
         for g in range(root_blocks[t, ROOT_GROUPS]):
             first = start + g * q
             for i in range(q):
+                for j in range(i):  # the diagonal block is needed whole
+                    root_cov[(first + j) * n_root + first + i] = root_cov[(first + i) * n_root + first + j]
+            for i in range(q):
                 for j in range(q):
                     zz[lam_at + i * q + j] += (
                         root_cov[(first + i) * n_root + first + j] + z_mean[first + i] * z_mean[first + j]
                     )
-            for i in range(q):
-                value = 0.0
-                for r in range(i + 1):
-                    value += lam[lam_at + i * q + r] * z_mean[first + r]
-                root_mean[first + i] = value
             for i in range(q - 1, -1, -1):
-                for c in range(n_root):
-                    value = 0.0
-                    for r in range(i + 1):
-                        value += lam[lam_at + i * q + r] * root_cov[(first + r) * n_root + c]
-                    root_cov[(first + i) * n_root + c] = value
+                row = (first + i) * n_root
+                diagonal = lam[lam_at + i * q + i]
+                for c in range(first + q):
+                    root_cov[row + c] *= diagonal
+                for r in range(i):
+                    value = lam[lam_at + i * q + r]
+                    other = (first + r) * n_root
+                    for c in range(first + q):
+                        root_cov[row + c] += value * root_cov[other + c]
                 for c in range(p):
                     value = 0.0
                     for r in range(i + 1):
                         value += lam[lam_at + i * q + r] * root_beta_cov[(first + r) * p + c]
                     root_beta_cov[(first + i) * p + c] = value
-            for c in range(n_root):
+                value = 0.0
+                for r in range(i + 1):
+                    value += lam[lam_at + i * q + r] * z_mean[first + r]
+                root_mean[first + i] = value
+    # the columns, row by row since that is how they lie in memory
+    for row in range(n_root):
+        for t in range(root_blocks.shape[0]):
+            start = root_blocks[t, ROOT_START]
+            q = root_blocks[t, ROOT_Q]
+            lam_at = root_blocks[t, ROOT_LAM]
+            for g in range(root_blocks[t, ROOT_GROUPS]):
+                first = start + g * q
+                if first > row:
+                    break
+                at = row * n_root + first
                 for i in range(q - 1, -1, -1):
                     value = 0.0
                     for r in range(i + 1):
-                        value += root_cov[c * n_root + first + r] * lam[lam_at + i * q + r]
-                    root_cov[c * n_root + first + i] = value
-            if u_mean.size > 0:
-                for i in range(q):
-                    u_mean[u_at + g * q + i] = root_mean[first + i]
-    # variances, once every block is in the raw scale on both sides
-    if u_var.size > 0:
-        for t in range(root_blocks.shape[0]):
-            start = root_blocks[t, ROOT_START]
-            size = root_blocks[t, ROOT_Q] * root_blocks[t, ROOT_GROUPS]
-            u_at = root_blocks[t, ROOT_U]
+                        value += root_cov[at + r] * lam[lam_at + i * q + r]
+                    root_cov[at + i] = value
+    for t in range(root_blocks.shape[0]):
+        start = root_blocks[t, ROOT_START]
+        size = root_blocks[t, ROOT_Q] * root_blocks[t, ROOT_GROUPS]
+        u_at = root_blocks[t, ROOT_U]
+        if u_mean.size > 0:
             for i in range(size):
+                u_mean[u_at + i] = root_mean[start + i]
                 u_var[u_at + i] = root_cov[(start + i) * n_root + start + i]
+
+
+@helper
+def lower_root_covariance(root_cov, solved, root_beta_cov, n_root, p):
+    """root_cov -= root_beta_cov solved[:, :p]' on the lower triangle: what the coefficients' spread adds."""
+    p1 = p + 1
+    for i in range(n_root):
+        for c in range(p):
+            value = root_beta_cov[i * p + c]
+            for j in range(i + 1):
+                root_cov[i * n_root + j] -= value * solved[j * p1 + c]
 
 
 @kernel(
     "void(int64[:,::1], float64[::1], int64, int64, float64[::1], float64[::1], float64[::1], float64[::1], "
-    "float64[::1], float64[::1], float64[::1])"
+    "float64[::1], float64[::1], float64[::1], float64[::1])"
 )
 def dense_root_moments(
-    root_blocks, lam, n_root, p, root_cov, root_beta_cov, z_mean, root_mean, zz, u_mean, u_var
+    root_blocks, lam, n_root, p, root_cov, solved, root_beta_cov, z_mean, root_mean, zz, u_mean, u_var
 ):
-    """`raw_root_moments` as a kernel of its own."""
+    """`lower_root_covariance` and `raw_root_moments` as a kernel of their own."""
+    lower_root_covariance(root_cov, solved, root_beta_cov, n_root, p)
     raw_root_moments(
         root_blocks, lam, n_root, p, root_cov, root_beta_cov, z_mean, root_mean, zz, u_mean, u_var
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -104,5 +105,23 @@ def mixture_summary(
     >>> float(quantiles[0, 0].round(4))
     1.6449
     """
-    from partialpool.inference_free_normal import normal_quantile
-    raise NotImplementedError
+    share = np.asarray(weights, dtype=np.float64)
+    share = np.ascontiguousarray(share / share.sum())
+    levels = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
+    scores = np.array([NormalDist().inv_cdf(float(p)) for p in levels])
+    count = means.shape[1]
+    pieces = max(1, min(int(threads), count // 256))
+    edges = np.linspace(0, count, pieces + 1).astype(int)
+
+    def work(low: int, high: int) -> tuple[Array, Array]:
+        moments, quantiles = np.empty((2, high - low)), np.empty((levels.size, high - low))
+        invert_mixtures(share, means[:, low:high], sds[:, low:high], levels, scores, moments, quantiles)
+        return moments, quantiles
+
+    if pieces == 1:
+        parts = [work(0, count)]
+    else:
+        with ThreadPoolExecutor(pieces) as pool:
+            parts = list(pool.map(work, edges[:-1].tolist(), edges[1:].tolist()))
+    moments = np.concatenate([part[0] for part in parts], axis=1)
+    return moments[0], moments[1], np.concatenate([part[1] for part in parts], axis=1)

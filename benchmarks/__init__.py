@@ -1,0 +1,1 @@
+"""Measurements of partialpool: speeds beside its peers' (`bench`), and the checks that take minutes (`check_long`)."""

@@ -1,0 +1,95 @@
+"""The data that is measured on: where it is found, and how the synthetic sets are made.
+
+Folders are searched in this order: the one that the environment variable PARTIALPOOL_DATA names, `../shared/data` and
+`../shared/reference` beside the checkout, and `tests/data`. InstEval, which is too large for the repository, is exported
+from R's lme4 where no folder has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Columns that were factors in R: they are read as strings.
+IDS = {
+    "cake": ("replicate", "recipe", "temperature"),
+    "Dyestuff": ("Batch",),
+    "Dyestuff2": ("Batch",),
+    "eight_schools": ("school",),
+    "Hsb82": ("school", "minrty", "sx", "sector"),
+    "InstEval": ("s", "d", "studage", "lectage", "service", "dept"),
+    "Pastes": ("batch", "cask", "sample"),
+    "Penicillin": ("plate", "sample"),
+    "radon": ("county",),
+    "sleepstudy": ("Subject",),
+}
+
+
+def folders() -> list[Path]:
+    chosen = os.environ.get("PARTIALPOOL_DATA")
+    out = [Path(chosen)] if chosen else []
+    shared = ROOT.parent / "shared"
+    return [*out, shared / "data", shared / "reference", ROOT / "tests" / "data"]
+
+
+def find(file: str) -> Path | None:
+    """The path of a file in the first folder that has it, or None."""
+    return next((folder / file for folder in folders() if (folder / file).is_file()), None)
+
+
+def read(name: str) -> Any:
+    """A data set as a pandas data frame, its factors as strings."""
+    import pandas
+
+    path = insteval() if name == "InstEval" else find(f"{name}.csv")
+    if path is None:
+        raise FileNotFoundError(f"{name}.csv is in none of the data folders; name one in PARTIALPOOL_DATA.")
+    return pandas.read_csv(path, dtype=dict.fromkeys(IDS[name], str))
+
+
+def reference(file: str) -> Any:
+    """A JSON file of reference values, or None where it is absent."""
+    path = find(file)
+    return None if path is None else json.loads(path.read_text())
+
+
+def insteval() -> Path | None:
+    """InstEval.csv: found, or exported from lme4 into `benchmarks/results`; None without either."""
+    found = find("InstEval.csv")
+    if found is not None:
+        return found
+    own = ROOT / "benchmarks" / "results" / "InstEval.csv"
+    if own.is_file():
+        return own
+    own.parent.mkdir(parents=True, exist_ok=True)
+    export = "write.csv(lme4::InstEval, commandArgs(TRUE)[1], row.names=FALSE)"
+    try:
+        subprocess.run(["Rscript", "-e", export, str(own)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return own if own.is_file() else None
+
+
+def gauss1m() -> dict[str, Any]:
+    """1,000,000 rows, 100,000 groups, `y ~ x + (1 + x | g)`: the set that lme4 and glmmTMB were measured on."""
+    return correlated_slopes(1_000_000, 100_000, 20240501)
+
+
+def correlated_slopes(rows: int, groups: int, seed: int) -> dict[str, Any]:
+    """Columns g, x, y: every group has at least one row, the rest at random; coefficients 1 and .5, sds 1 and .5,
+    correlation .3, residual sd 1."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    g = np.sort(np.concatenate([np.arange(groups), rng.integers(0, groups, rows - groups)]))
+    x = rng.standard_normal(rows)
+    z = rng.standard_normal((groups, 2))
+    intercepts = z[:, 0]
+    slopes = 0.5 * (0.3 * z[:, 0] + np.sqrt(1 - 0.3**2) * z[:, 1])
+    y = 1.0 + 0.5 * x + intercepts[g] + slopes[g] * x + rng.standard_normal(rows)
+    return {"g": g, "x": x, "y": y}

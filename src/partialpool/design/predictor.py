@@ -1,0 +1,92 @@
+r"""The one linear predictor, for old and new rows: ``eta = offset + X beta + sum_t Z_t u_t``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.design.design import Design, NewRows
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class FactorRows:
+    """Where the effects of one grouping factor enter the rows.
+
+    columns : (q,) columns of V. codes : (n,) group of each row, -1 where it is new. labels : (n,) ids of the rows'
+    groups as text, or None where no row has a new group.
+    """
+
+    factor: int
+    columns: Ints
+    codes: NDArray[np.int32]
+    labels: NDArray[np.object_] | None
+
+
+@dataclass(frozen=True, eq=False)
+class LinearPredictor:
+    """Rows ready to be multiplied by coefficients and group effects.
+
+    Attributes
+    ----------
+    V : (n, m) columns. x_columns : (p,) which of them the coefficients multiply.
+    factors : the grouping factors that take part. offset : (n,) or None.
+    """
+
+    V: Array
+    x_columns: Ints
+    factors: tuple[FactorRows, ...]
+    offset: Array | None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.V)
+
+    @classmethod
+    def of_design(cls, design: Design, factors: Sequence[int]) -> LinearPredictor:
+        """The rows that a design was built on."""
+        rows = tuple(FactorRows(f, factor_columns(design, f), design.factors[f].codes, None) for f in factors)
+        return cls(design.V, design.x_columns, rows, design.offset)
+
+    @classmethod
+    def of_new_rows(cls, design: Design, new: NewRows, factors: Sequence[int]) -> LinearPredictor:
+        """Rows that the design replayed."""
+        rows = []
+        for f in factors:
+            codes = new.codes[f]
+            assert codes is not None  # the design was asked for these factors
+            rows.append(FactorRows(f, factor_columns(design, f), codes, new.labels[f]))
+        return cls(new.V, design.x_columns, tuple(rows), new.offset)
+
+    def common(self, beta: Array, rows: Ints | slice = slice(None)) -> Array:
+        """``offset + X beta`` of some rows: beta (..., p) -> (..., rows)."""
+        eta = beta @ self.V[rows][:, self.x_columns].T
+        return eta if self.offset is None else eta + self.offset[rows]
+
+    def add_effects(self, eta: Array, factor: FactorRows, effects: Array, place: Ints, rows: Ints | slice = slice(None)) -> None:
+        """Add the effects of one factor to eta (..., rows), in place.
+
+        effects : (..., groups, q). place : (rows,) which of these groups a row belongs to, -1 for none (effect 0).
+        """
+        values = self.V[rows]
+        known = place >= 0
+        everywhere = bool(known.all())
+        at = place if everywhere else place[known]
+        for position, column in enumerate(factor.columns):
+            weight = values[:, column]
+            part = effects[..., at, position]
+            if everywhere:
+                eta += part if (weight == 1).all() else part * weight
+            else:
+                eta[..., known] += part * weight[known]
+
+
+def factor_columns(design: Design, factor: int) -> Ints:
+    """The columns whose effects vary by a factor's groups, term by term."""
+    return np.concatenate([group.columns for group in design.groups if group.factor == factor]).astype(np.int64)

@@ -1,0 +1,332 @@
+r"""The reference engine: NUTS on the whole model, nothing integrated out.
+
+Slow and simple on purpose: it shares neither cross-products nor eliminations with the other engines, and so checks
+them. Group effects are non-centred, :math:`u_g = \Lambda z_g`, and the density is computed row by row (`algebra.rows`);
+a Student-t prior of a coefficient enters as its own density, with no mixing scale.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.algebra import rows
+from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.model import Model, factor_columns
+from partialpool.spec.distributions import (
+    Beta,
+    Cauchy,
+    Distribution,
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    InverseGamma,
+    Normal,
+    StudentT,
+)
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TUNE = 1000
+#: Draws a chain of the first run, and how many times as many a longer run may take.
+FIRST = 1000
+LONGEST = 20
+#: Group effects whose chains are checked; in a larger model as many, evenly spread.
+CHECKED_EFFECTS = 400
+TARGET_ACCEPT = 0.9
+
+
+class ReferenceEngine:
+    """NUTS on hyperparameters, coefficients and every group effect; see the module."""
+
+    name = "nuts"
+
+    def run(self, model: Model, settings: Settings) -> Result:
+        """Four chains, run on until every parameter's bulk and tail effective sample size is ``settings.ess``."""
+        began = time.perf_counter()
+        whole = WholeModel(model)
+        first = max(FIRST, math.ceil(settings.draws / CHAINS))
+        plan = Plan(
+            first, LONGEST * first, settings.ess, TUNE, settings.seed, settings.threads, settings.progress is True,
+            TARGET_ACCEPT,
+        )  # fmt: skip
+        checked = whole.checked_effects()
+        grown = sample_until(
+            whole.density, whole.dimension, whole.initial, lambda positions: whole.quantities(positions, checked), plan
+        )
+        return _result(whole, grown, checked, settings, began)
+
+
+def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, began: float) -> Result:
+    model, chains = whole.model, grown.chains
+    rng = np.random.default_rng([settings.seed, 1])
+    stacked = chains.stacked()
+    theta, gamma = whole.theta(stacked, rng), whole.gamma(stacked)
+    beta = model.coefficients.to_public(gamma)
+    kept = thinned(stacked.shape[0], settings.draws)
+    effects = whole.effects(stacked[kept])
+    names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
+    trusted, notes = verdict(grown, names, settings.ess)
+    n_parameters = len(model.parameter_names)
+    steps = [f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions, non-centred"]
+    if checked.size:
+        worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
+        steps.append(f"group effects checked: {checked.size:,} of {whole.n_effects:,}, R-hat at most {worst}")
+    accuracy = Accuracy(
+        engine="nuts",
+        reason="",  # fit() fills in that of `select_engine`
+        trusted=trusted,
+        ess=dict(zip(names[:n_parameters], grown.ess[:n_parameters].tolist(), strict=True)),
+        nodes=stacked.shape[0],
+        evaluations=chains.evaluations,
+        rhat=dict(zip(names[:n_parameters], grown.rhat[:n_parameters].tolist(), strict=True)),
+        divergences=chains.divergences,
+        steps=tuple(steps),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - began,
+    )
+    return Result(
+        theta=theta,
+        log_weights=np.full(stacked.shape[0], -math.log(stacked.shape[0])),
+        beta_mean=beta,
+        beta_sd=np.zeros_like(beta),
+        draws_theta=theta[kept],
+        draws_beta=beta[kept],
+        log_marginal_likelihood=math.nan,
+        accuracy=accuracy,
+        settings=settings,
+        chains=chains.positions.shape[0],
+        effects=effects,
+        statistics={"depth": chains.depth, "energy": chains.energy, "diverging": chains.diverging},
+    )
+
+
+@dataclass(frozen=True)
+class CodedPrior:
+    """A prior as the kernel reads it: its kind, its three parameters, and the lower end and width of its support."""
+
+    kind: int
+    parameters: tuple[float, float, float]
+    low: float = 0.0
+    width: float = 0.0
+
+    @property
+    def row(self) -> tuple[float, ...]:
+        return (*self.parameters, self.low, self.width)
+
+
+def code_prior(prior: Distribution) -> CodedPrior:
+    """The kernel's code of a prior; what is left out are constants (a uniform density is one)."""
+    low, high = prior.support
+    bounds = (low, high - low) if math.isfinite(low) and math.isfinite(high) else (0.0, 0.0)
+    kind, parameters = rows.FLAT, (0.0, 0.0, 0.0)
+    if isinstance(prior, Normal):
+        kind, parameters = rows.NORMAL, (prior.mu, prior.sigma, 0.0)
+    elif isinstance(prior, HalfNormal):
+        kind, parameters = rows.NORMAL, (0.0, prior.sigma, 0.0)
+    elif isinstance(prior, StudentT):
+        kind, parameters = rows.STUDENT, (prior.nu, prior.mu, prior.sigma)
+    elif isinstance(prior, HalfStudentT):
+        kind, parameters = rows.STUDENT, (prior.nu, 0.0, prior.sigma)
+    elif isinstance(prior, Cauchy):
+        kind, parameters = rows.STUDENT, (1.0, prior.mu, prior.sigma)
+    elif isinstance(prior, HalfCauchy):
+        kind, parameters = rows.STUDENT, (1.0, 0.0, prior.sigma)
+    elif isinstance(prior, Exponential):
+        kind, parameters = rows.GAMMA, (1.0, prior.rate, 0.0)
+    elif isinstance(prior, Gamma):
+        kind, parameters = rows.GAMMA, (prior.shape, prior.rate, 0.0)
+    elif isinstance(prior, InverseGamma):
+        kind, parameters = rows.INVERSE_GAMMA, (prior.shape, prior.scale, 0.0)
+    elif isinstance(prior, Beta):
+        kind, parameters = rows.BETA, (prior.a, prior.b, 0.0)
+    return CodedPrior(kind, parameters, *bounds)
+
+
+class WholeModel:
+    """The density of all unknowns of a model, ``[t, b, z]``, and what they mean.
+
+    t is theta without mixing scales; where the prior of an sd has a bounded support (Uniform, Beta), its t is the logit
+    of where in the support it lies, else its log.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        hyper, coefficients = model.hyperparameters, model.coefficients
+        self.structure = model.row_blocks.structure
+        self.n_t = hyper.size - len(hyper.mixtures)
+        self.p = len(coefficients.names)
+        self.n_effects = self.structure.n_effects
+        self.dimension = self.n_t + self.p + self.n_effects
+        self.sigma_at = -1 if hyper.sigma_at is None else hyper.sigma_at
+        self.kinds, self.params = _coded_hyperparameters(model, self.n_t)
+        self.mean = np.asarray(coefficients.mean, dtype=float)
+        self.b_kinds, self.b_params, self.scale = self._coded_coefficients()
+        self.terms = self._terms()
+        self._read_rows()
+        self.start_t, self.start_b = self._starting_point()
+
+    # -- arrays for the kernel --------------------------------------------------------------------------------------
+
+    def _coded_coefficients(self) -> tuple[Ints, Array, Array]:
+        """Kinds and parameters of the priors of b, and the scale of gamma: that of its prior, or of the data."""
+        model, coefficients = self.model, self.model.coefficients
+        scale = np.asarray(coefficients.scale, dtype=float).copy()
+        kinds = np.full(self.p, rows.NORMAL, dtype=np.int64)
+        params = np.tile(np.array([0.0, 1.0, 0.0]), (self.p, 1))
+        for mixture in model.hyperparameters.mixtures:
+            kinds[mixture.coefficient] = rows.STUDENT
+            params[mixture.coefficient] = mixture.nu, 0.0, 1.0
+        spread = float(np.std(model.design.y)) or 1.0
+        for j in np.flatnonzero(np.asarray(coefficients.proper) == 0):
+            kinds[j] = rows.FLAT
+            column = model.design.V[:, model.design.x_columns[j]]
+            scale[j] = spread / (float(np.std(column)) or 1.0)  # any scale does; this one starts near the answer
+        return kinds, params, scale
+
+    def _terms(self) -> Ints:
+        table = np.zeros((len(self.model.hyperparameters.terms), 7), dtype=np.int64)
+        lam_at = 0
+        for row, term in zip(table, self.model.hyperparameters.terms, strict=True):
+            width, groups = self.structure.widths[term.factor], self.structure.sizes[term.factor]
+            first = self.structure.effect_at[term.factor] + term.offset
+            q = term.covariance.size
+            row[:] = term.at, q, term.covariance.n_correlations > 0, width, first, groups, lam_at
+            lam_at += q * q
+        return table
+
+    def _read_rows(self) -> None:
+        # copies throughout: the design's arrays are read-only, which the kernel's types are not
+        design, coefficients = self.model.design, self.model.coefficients
+        n = design.y.size
+        self.y = np.array(design.y if design.offset is None else design.y - design.offset, dtype=float)
+        self.x = np.array(design.V[:, design.x_columns] - np.asarray(coefficients.centre), dtype=float, order="C")
+        columns = factor_columns(design)
+        every = np.concatenate([*columns, np.empty(0, dtype=np.int64)])
+        self.z = np.array(design.V[:, every], dtype=float, order="C")
+        self.pointer = np.cumsum([0, *(own.size for own in columns)]).astype(np.int64)
+        self.start = np.empty((len(columns), n), dtype=np.int64)
+        for f, factor in enumerate(design.factors):
+            self.start[f] = self.structure.effects_of(f)[factor.codes, 0]
+        self.known = np.zeros(n) if design.se is None else np.array(design.se, dtype=float) ** 2
+        self.count = np.ones(n) if design.weights is None else np.array(design.weights, dtype=float)
+        self.precision = np.ones(n) if design.precision is None else np.array(design.precision, dtype=float)
+        self.has_known = design.se is not None
+
+    # -- the density ------------------------------------------------------------------------------------------------
+
+    def density(self) -> Density:
+        """The log density (up to a constant) and its gradient, with a workspace of its own."""
+        gradient = np.zeros(self.dimension)
+        u, in_u = np.zeros(self.n_effects), np.zeros(self.n_effects)
+        before = (self.y, self.x, self.z, self.start, self.pointer, self.known, self.count, self.precision)
+        priors = (self.kinds, self.params, self.sigma_at, self.b_kinds, self.b_params, self.mean, self.scale)
+        kernel = rows.whole_model
+
+        def log_density(point: Array) -> tuple[float, Array]:
+            value = kernel(point, gradient, *before, self.has_known, self.terms, *priors, u, in_u)
+            return float(value), gradient
+
+        return log_density
+
+    def initial(self, rng: np.random.Generator) -> Array:
+        """A start spread wider than the posterior."""
+        point = rng.uniform(-1.0, 1.0, self.dimension)
+        point[: self.n_t] += self.start_t
+        point[self.n_t : self.n_t + self.p] = self.start_b + 0.5 * point[self.n_t : self.n_t + self.p]
+        return point
+
+    def _starting_point(self) -> tuple[Array, Array]:
+        """sds at a third of the response's, correlations and coefficients at 0, as far as the priors let them."""
+        spread = float(np.std(self.y)) or 1.0
+        start = np.zeros(self.n_t)
+        for term, group in zip(self.model.hyperparameters.terms, self.model.design.groups, strict=True):
+            for k, column in enumerate(group.columns):
+                size = float(np.sqrt(np.mean(self.model.design.V[:, column] ** 2))) or 1.0
+                start[term.at + k] = math.log(spread / 3 / size)
+        if self.sigma_at >= 0:
+            start[self.sigma_at] = math.log(spread)
+        for j in np.flatnonzero(self.params[:, 4] > 0):
+            start[j] = 0.0
+        return start, np.zeros(self.p)
+
+    # -- what the unknowns mean ---------------------------------------------------------------------------------------
+
+    def theta(self, positions: Array, rng: np.random.Generator) -> Array:
+        """theta (K, d); mixing scales are drawn from their conditional distribution given the coefficient."""
+        hyper = self.model.hyperparameters
+        theta = np.empty((positions.shape[0], hyper.size))
+        theta[:, : self.n_t] = positions[:, : self.n_t]
+        for j in np.flatnonzero(self.params[:, 4] > 0):
+            low, width = self.params[j, 3:5]
+            theta[:, j] = np.log(low + width / (1 + np.exp(-positions[:, j])))
+        for column, mixture in zip(range(hyper.size)[hyper.mixture_slice()], hyper.mixtures, strict=True):
+            b = positions[:, self.n_t + mixture.coefficient]
+            rate = 0.5 * (mixture.nu + b * b)
+            theta[:, column] = np.log(rate / rng.gamma(0.5 * (mixture.nu + 1), 1.0, b.size))
+        return theta
+
+    def gamma(self, positions: Array) -> Array:
+        """Coefficients (K, p) on the engines' scale."""
+        return np.asarray(self.mean + self.scale * positions[:, self.n_t : self.n_t + self.p])
+
+    def effects(self, positions: Array, only: Ints | None = None) -> Array:
+        """Group effects (K, effects), or those at the positions `only`, in the internal order."""
+        hyper = self.model.hyperparameters
+        wanted = np.arange(self.n_effects) if only is None else only
+        theta = np.zeros((positions.shape[0], hyper.size))
+        theta[:, : self.n_t] = self.theta(positions, np.random.default_rng(0))[:, : self.n_t]
+        lams = hyper.factors(theta)
+        z = positions[:, self.n_t + self.p :]
+        out = np.empty((positions.shape[0], wanted.size))
+        for factor, (width, groups) in enumerate(zip(self.structure.widths, self.structure.sizes, strict=True)):
+            start, lam_at = self.structure.effect_at[factor], hyper.lam_at[factor]
+            lam = lams[:, lam_at : lam_at + width * width].reshape(-1, width, width)
+            own = np.flatnonzero((wanted >= start) & (wanted < start + groups * width))
+            for i in range(width):
+                here = own[(wanted[own] - start) % width == i]
+                block = wanted[here] - i
+                out[:, here] = sum(lam[:, i, j, None] * z[:, block + j] for j in range(i + 1))
+        return out
+
+    def checked_effects(self) -> Ints:
+        """Positions of the group effects whose chains are checked."""
+        if self.n_effects <= CHECKED_EFFECTS:
+            return np.arange(self.n_effects)
+        return thinned(self.n_effects, CHECKED_EFFECTS)
+
+    def quantities(self, positions: Array, effects: Ints) -> Array:
+        """Public parameters, in the order of `summary()`, and the group effects named, (chains, draws, q)."""
+        stacked = positions.reshape(-1, self.dimension)
+        theta = self.theta(stacked, np.random.default_rng(0))
+        beta = self.model.coefficients.to_public(self.gamma(stacked))
+        public = self.model.hyperparameters.public(theta)
+        parts = [beta, public, self.effects(stacked, effects)]
+        return np.concatenate(parts, axis=1).reshape(*positions.shape[:2], -1)
+
+
+def _coded_hyperparameters(model: Model, size: int) -> tuple[Ints, Array]:
+    """Kinds (size,) and parameters (size, 5) of the priors of sds, partial correlations and sigma."""
+    hyper = model.hyperparameters
+    kinds, params = np.zeros(size, dtype=np.int64), np.zeros((size, 5))
+    for term, sds, lkj in zip(hyper.terms, hyper.sds, hyper.correlations, strict=True):
+        for column, prior in enumerate(sds):
+            coded = code_prior(prior)
+            kinds[term.at + column], params[term.at + column] = coded.kind, coded.row
+        q = term.covariance.size
+        for column, (_, j) in enumerate(term.covariance.pairs()):
+            eta = lkj.eta if lkj is not None else 1.0
+            kinds[term.at + q + column] = rows.PARTIAL
+            params[term.at + q + column, 0] = eta + (q - 2 - j) / 2
+    if hyper.sigma is not None and hyper.sigma_at is not None:
+        coded = code_prior(hyper.sigma)
+        kinds[hyper.sigma_at], params[hyper.sigma_at] = coded.kind, coded.row
+    return kinds, params

@@ -1,0 +1,411 @@
+"""A fit: the posterior of a model, and everything a user does with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.errors import ModelError, did_you_mean
+from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.model import Model, unknown_parameter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas
+    import xarray
+
+    from partialpool.posterior.predict import Prediction
+
+Array = NDArray[np.float64]
+
+METHODS = ("auto", "marginal", "laplace", "whitened", "nuts")
+
+
+def fit_model(
+    model: Model,
+    *,
+    method: str = "auto",
+    draws: int = 4000,
+    ess: float = 1000,
+    seed: int | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Posterior:
+    """The posterior of a model.
+
+    Parameters
+    ----------
+    model : Model
+    method : {"auto", "marginal", "laplace", "whitened", "nuts"}
+        The engine; "auto" takes the exact one wherever there is one, and says so in ``fit.accuracy``.
+    draws : int
+        Equally weighted draws to keep.
+    ess : float
+        Effective sample size wanted of every hyperparameter.
+    seed : int, optional
+        Makes the fit repeatable to the bit. Where it is left out, a fresh one is drawn and kept in ``fit.seed``.
+    threads : int, optional
+        Cores to use; all by default. No result depends on it.
+    progress : bool, optional
+        Show progress: True, False, or (by default) where it takes over two seconds.
+
+    Raises
+    ------
+    ModelError
+        Where an option is impossible.
+
+    Examples
+    --------
+    >>> import partialpool as pp
+    >>> model = pp.Model.from_formula("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"))
+    >>> fit = fit_model(model, seed=1)
+    >>> fit.draws("sigma").shape
+    (4000,)
+    """
+    from partialpool.inference.select import select_engine
+
+    settings = _settings(method, draws, ess, seed, threads, progress)
+    engine, reason = select_engine(model, method)
+    result = engine.run(model, settings)
+    if not result.accuracy.reason:
+        result = replace(result, accuracy=replace(result.accuracy, reason=reason))
+    return Posterior(model, result)
+
+
+def _settings(
+    method: str, draws: int, ess: float, seed: int | None, threads: int | None, progress: bool | None
+) -> Settings:
+    if method not in METHODS:
+        raise ModelError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
+    if not _is_whole(draws) or draws <= 0:
+        raise ModelError(f"draws = {draws!r} is not possible; ask for a whole number above 0, such as 4000.")
+    if isinstance(ess, bool) or not isinstance(ess, int | float | np.number) or not 0 < ess < np.inf:
+        raise ModelError(f"ess = {ess!r} is not possible; ask for a number above 0, such as 1000.")
+    if threads is not None and (not _is_whole(threads) or threads <= 0):
+        raise ModelError(f"threads = {threads!r} is not possible; give a whole number above 0, or leave it out.")
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    elif not _is_whole(seed) or seed < 0:
+        raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
+    return Settings(int(draws), float(ess), int(seed), int(threads or os.cpu_count() or 1), progress)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """The posterior of a model, as ``pp.fit`` returns it. Nothing changes it.
+
+    Attributes
+    ----------
+    model : Model
+        What was fitted.
+    result : Result
+        What the engine found: nodes, weights and draws.
+
+    Examples
+    --------
+    >>> import partialpool as pp
+    >>> fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1)
+    >>> fit.summary().loc["Days", "mean"].round()
+    np.float64(10.0)
+    """
+
+    model: Model
+    result: Result
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        """The seed; with it the fit can be repeated to the bit."""
+        return self.result.settings.seed
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How the posterior was obtained, and how good it is."""
+        return self.result.accuracy
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        """log p(y), everything integrated out; nan where a prior is flat."""
+        return float(self.result.log_marginal_likelihood)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return self.model.parameter_names
+
+    # -- parameters -------------------------------------------------------------------------------------------------
+
+    def summary(self) -> pandas.DataFrame:
+        """Every parameter's posterior.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index `parameter`; columns mean, sd, q05, q50, q95, ess (how many independent draws would know the mean
+            as well), and rhat where chains were run.
+        """
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pandas.DataFrame:
+        from partialpool.posterior.summaries import parameter_table
+
+        return parameter_table(self.model, self.result)
+
+    def draws(self, name: str) -> Array:
+        """Equally weighted draws of one parameter, or of one group's effect.
+
+        Parameters
+        ----------
+        name : str
+            A name of `summary`, such as ``"sd(Days|Subject)"``; or an effect, ``"Subject[308]"`` where its groups
+            have one, ``"Subject[308,Days]"`` where they have several.
+
+        Returns
+        -------
+        array (draws,)
+
+        Raises
+        ------
+        ModelError
+            For an unknown name, with the nearest.
+        """
+        names = self.parameters
+        p = self.result.draws_beta.shape[1]
+        if name in names:
+            position = names.index(name)
+            source = self.result.draws_beta if position < p else self._hyper_draws
+            return np.array(source[:, position if position < p else position - p])
+        effect = self._effect_named(name)
+        if effect is None:
+            raise unknown_parameter(str(name), names)
+        factor, label, term = effect
+        return np.array(self.group_draws(factor, [label])[:, 0, term])
+
+    @cached_property
+    def _hyper_draws(self) -> Array:
+        return self.model.hyperparameters.public(self.result.draws_theta)
+
+    def _effect_named(self, name: str) -> tuple[str, str, int] | None:
+        """Factor, group and term of ``"Subject[308,Days]"``; None where it is no such name."""
+        from partialpool.posterior.groups import factor_terms
+
+        for f, factor in enumerate(self.model.design.factors):
+            if not (name.startswith(f"{factor.name}[") and name.endswith("]")):
+                continue
+            inside = name[len(factor.name) + 1 : -1]
+            terms = factor_terms(self.model.design, f)
+            for position, term in enumerate(terms):
+                if inside.endswith(f",{term}"):
+                    return factor.name, inside[: -len(term) - 1].strip(), position
+            if len(terms) > 1:
+                raise ModelError(
+                    f"The groups of {factor.name!r} have several effects ({', '.join(terms)}); "
+                    f"say which: {factor.name}[{inside},{terms[0]}]."
+                )
+            return factor.name, inside.strip(), 0
+        return None
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def groups(self, factor: str | None = None, kind: Literal["effect", "coefficient"] = "effect") -> pandas.DataFrame:
+        """Every group of a factor: what partial pooling makes of it, beside what no pooling would.
+
+        Parameters
+        ----------
+        factor : str
+            The grouping factor; may be left out where there is one.
+        kind : {"effect", "coefficient"}
+            The group's deviation u, or the group's own coefficient beta + u.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each group and term: group, term, n (rows), mean, sd, q05, q95; no_pooling, the least-squares
+            estimate from the group's own rows alone, the coefficients and the other factors' effects at their
+            posterior means (nan where its rows do not determine it); shrinkage, the share of the estimate that comes
+            from the population, E[Var(u | y, beta, theta) / sd^2].
+        """
+        from partialpool.posterior.groups import group_table
+
+        position = self._factor(factor)
+        if kind not in ("effect", "coefficient"):
+            raise ModelError(f"There is no kind {kind!r} of group estimates. {did_you_mean(str(kind), ('effect', 'coefficient'))}")
+        cache: dict[tuple[int, str], pandas.DataFrame] = self.__dict__.setdefault("_group_tables", {})
+        if (position, kind) not in cache:
+            cache[position, kind] = group_table(self, position, kind)
+        return cache[position, kind].copy()
+
+    def group_draws(self, factor: str | None = None, groups: Sequence[Any] | None = None) -> Array:
+        """Joint draws of group effects, one with those of `draws`; the same ones at every call.
+
+        Parameters
+        ----------
+        factor : str
+            The grouping factor.
+        groups : sequence of labels, optional
+            The groups wanted, in this order; all by default.
+
+        Returns
+        -------
+        array (draws, groups, terms)
+        """
+        from partialpool.posterior.groups import factor_draws
+
+        return factor_draws(self, self._factor(factor), groups)
+
+    def _factor(self, name: str | None) -> int:
+        names = [factor.name for factor in self.model.design.factors]
+        if name is None and len(names) == 1:
+            return 0
+        if name not in names:
+            hint = did_you_mean("" if name is None else str(name), names) if names else "The model has no groups."
+            asked = "Say which grouping factor." if name is None else f"There is no grouping factor {name!r}."
+            raise ModelError(f"{asked} {hint}")
+        return names.index(name)
+
+    # -- variance ---------------------------------------------------------------------------------------------------
+
+    def variance_components(self) -> pandas.DataFrame:
+        """How much of the response's variance each group term and the residual account for, with uncertainty.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each group term and one for `residual`; columns sd, variance and share (of the total of these
+            rows) as posterior means, each with its 5% and 95% quantile. The variance of a term with slopes is its
+            mean over the rows of the data.
+        """
+        from partialpool.posterior.components import variance_components
+
+        return variance_components(self)
+
+    def icc(self) -> pandas.DataFrame:
+        """Intraclass correlations: of two rows that share a group of a factor (and all that it nests in).
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a factor; columns mean, sd, q05, q50, q95.
+
+        Raises
+        ------
+        ModelError
+            Where slopes vary by group: the correlation then depends on the rows.
+        """
+        from partialpool.posterior.components import intraclass_correlations
+
+        return intraclass_correlations(self)
+
+    # -- questions and predictions ----------------------------------------------------------------------------------
+
+    def probability(self, statement: str) -> float:
+        """The posterior probability of a statement about parameters.
+
+        Parameters
+        ----------
+        statement : str
+            One or more comparisons of expressions in the parameters' names, with ``+ - * /``, parentheses, `abs`,
+            `exp`, `log` and `sqrt`: ``"Days > 5"``, ``"0 < cor(Intercept,Days|Subject) < 0.5"``,
+            ``"sd(Days|Subject) > Days / 2"``. A name may stand in backticks.
+        """
+        from partialpool.posterior.statement import probability
+
+        return probability(statement, self.draws, self.parameters, tuple(f.name for f in self.model.design.factors))
+
+    def residuals(self) -> pandas.DataFrame:
+        """For each row of the data: observed, fitted (posterior mean, groups included), residual, standardised."""
+        from partialpool.posterior.predict import residual_table
+
+        return residual_table(self)
+
+    def predict(
+        self,
+        new_data: Any = None,
+        *,
+        kind: Literal["mean", "response", "linear"] = "mean",
+        new_groups: Literal["error", "average", "population", "sample"] = "error",
+        effects: str | Sequence[str] = "all",
+        draws: int | None = None,
+    ) -> Prediction:
+        """What the fit says about rows, old or new.
+
+        Parameters
+        ----------
+        new_data : data frame, dict of arrays or path, optional
+            New rows; the rows of the fit by default.
+        kind : {"mean", "response", "linear"}
+            The expected response, a new response (residual noise included), or the linear predictor.
+        new_groups : {"error", "average", "population", "sample"}
+            A group that the fit has not seen: refuse; take the average group (effect 0); integrate over the
+            population of groups (each row on its own); or give each new group a draw of its own, shared by its rows.
+        effects : "all", "none" or a list of factors
+            Whose group effects count; the others are 0.
+        draws : int, optional
+            How many of the fit's draws to use; all by default, fewer where rows times draws would be very many
+            (see ``Prediction.n_draws``).
+
+        Returns
+        -------
+        Prediction
+            With mean, sd, quantile(q), draws and to_frame().
+        """
+        from partialpool.posterior.predict import predict
+
+        return predict(self, new_data, kind=kind, new_groups=new_groups, effects=effects, draws=draws)
+
+    # -- doors ------------------------------------------------------------------------------------------------------
+
+    def verify(self, **options: Any) -> Any:
+        """Run the reference engine (NUTS, nothing integrated out) and compare; see :mod:`partialpool.posterior.verify`."""
+        from partialpool.posterior.verify import verify
+
+        return verify(self, **options)
+
+    @property
+    def plot(self) -> Any:
+        """Figures: ``fit.plot.shrinkage()``, ``.forest()``, ``.density()``, ``.fitted()``."""
+        from partialpool.present.plot import Plots
+
+        return Plots(self)
+
+    def to_arviz(self) -> xarray.DataTree:
+        """The fit for ArviZ: posterior, sample_stats, log_likelihood, observed_data, posterior_predictive."""
+        from partialpool.posterior.arviz import to_arviz
+
+        return to_arviz(self)
+
+    def save(self, path: str | Path, data: bool = True) -> None:
+        """Write the fit to one file, which :func:`partialpool.load` reads.
+
+        Parameters
+        ----------
+        path : str or Path
+        data : bool
+            Keep the rows too. Without them the file is smaller and holds no one's data; what needs rows says so.
+        """
+        from partialpool.posterior.storage import save
+
+        save(self, path, data=data)
+
+    def __repr__(self) -> str:
+        from partialpool.posterior.describe import as_text
+
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from partialpool.posterior.describe import as_html
+
+        return as_html(self)

@@ -1,0 +1,484 @@
+"""Predictions for old and new rows, and residuals; rows times draws are streamed in blocks of rows."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from partialpool.design.design import Design, NewRows
+from partialpool.design.predictor import FactorRows, LinearPredictor
+from partialpool.errors import DataError, ModelError, did_you_mean
+from partialpool.inference.gaussian import statistics
+from partialpool.inference.progress import Progress
+from partialpool.posterior.groups import (
+    NEW_GROUPS,
+    NOISE,
+    EffectDraws,
+    mean_coefficients,
+    mean_effects,
+    random_stream,
+    seconds_per_node,
+)
+from partialpool.posterior.summaries import node_weights
+
+if TYPE_CHECKING:
+    import pandas
+
+    from partialpool.posterior.posterior import Posterior
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+KINDS = ("mean", "response", "linear")
+NEW = ("error", "average", "population", "sample")
+
+#: Rows times draws that a prediction keeps; above, they are computed again, block by block, when they are needed.
+MOST_KEPT = 20_000_000
+#: Rows times draws beyond which fewer draws are used, but at least FEWEST.
+MOST_COMPUTED = 500_000_000
+FEWEST = 400
+#: Rows times draws that `Prediction.draws` returns at most (4 GB).
+MOST_RETURNED = 500_000_000
+#: Numbers in one block.
+BLOCK = 4_000_000
+#: Numbers of effect draws held at once.
+MOST_EFFECTS = 100_000_000
+#: Seconds (estimated) that draws of the effects may take before fewer are used.
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """What a fit says about some rows. Made by ``fit.predict``.
+
+    Attributes
+    ----------
+    mean : (rows,) posterior means, exact given the fit's nodes.
+    index : labels of the rows. kind : "mean", "response" or "linear".
+    n_draws : how many of the fit's draws sd, quantiles and draws are made of.
+
+    Examples
+    --------
+    >>> import partialpool as pp
+    >>> fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1)
+    >>> prediction = fit.predict({"Days": [0, 9], "Subject": [308, 308]})
+    >>> prediction.quantile([0.05, 0.95]).shape
+    (2, 2)
+    """
+
+    mean: Array
+    index: pandas.Index[Any]
+    kind: str
+    n_draws: int
+    _source: _Source
+
+    @property
+    def sd(self) -> Array:
+        """Posterior standard deviations (rows,)."""
+        return np.asarray(self._sd.copy())
+
+    @cached_property
+    def _sd(self) -> Array:
+        if self._kept is not None:
+            return np.asarray(self._kept.std(axis=0))
+        return self._by_blocks(lambda block: block.std(axis=0)[None, :])[0]
+
+    @cached_property
+    def _kept(self) -> Array | None:
+        if len(self.mean) * self.n_draws > MOST_KEPT:
+            return None
+        out = np.empty((self.n_draws, len(self.mean)))
+        for rows, block in self._source.blocks():
+            out[:, rows] = block
+        return out
+
+    def _by_blocks(self, statistic: Any) -> Array:
+        """A statistic of each row's draws, block by block: statistic((draws, r)) -> (k, r)."""
+        out: Array | None = None
+        for rows, block in self._source.blocks():
+            values = statistic(block)
+            if out is None:
+                out = np.empty((values.shape[0], len(self.mean)))
+            out[:, rows] = values
+        return np.empty((1, 0)) if out is None else out
+
+    def quantile(self, q: ArrayLike) -> Array:
+        """Posterior quantiles: (rows,) for a number q, (len(q), rows) for several.
+
+        Raises
+        ------
+        ModelError
+            Where q is not between 0 and 1.
+        """
+        levels = np.asarray(q, dtype=float)
+        if levels.size == 0 or not ((levels >= 0) & (levels <= 1)).all():
+            raise ModelError(f"quantile({q!r}) is not possible; q lies between 0 and 1.")
+        flat = levels.ravel()
+        if self._kept is not None:
+            values = np.quantile(self._kept, flat, axis=0)
+        else:
+            values = self._by_blocks(lambda block: np.quantile(block, flat, axis=0))
+        return np.asarray(values.reshape(*levels.shape, len(self.mean)))
+
+    @property
+    def draws(self) -> Array:
+        """All draws (draws, rows); made on demand where they are many.
+
+        Raises
+        ------
+        ModelError
+            Where they would need more than 4 GB.
+        """
+        if self._kept is not None:
+            return self._kept.copy()
+        size = len(self.mean) * self.n_draws
+        if size > MOST_RETURNED:
+            raise ModelError(
+                f"{self.n_draws:,} draws of {len(self.mean):,} rows are {size * 8 / 1e9:.0f} GB; ask for fewer with "
+                "predict(draws=...), for fewer rows, or for mean, sd and quantile(), which are streamed."
+            )
+        return self._by_blocks(lambda block: block)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each row of the data: mean, sd, q05, q50, q95."""
+        import pandas as pd
+
+        low, middle, high = self._quantiles
+        columns = {"mean": self.mean, "sd": self._sd, "q05": low, "q50": middle, "q95": high}
+        return pd.DataFrame({name: np.array(values) for name, values in columns.items()}, index=self.index)
+
+    @cached_property
+    def _quantiles(self) -> Array:
+        return self.quantile([0.05, 0.5, 0.95])
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def _what(self) -> str:
+        what = {"mean": "expected response", "response": "new responses", "linear": "linear predictor"}[self.kind]
+        rows = "row" if len(self.mean) == 1 else "rows"
+        return f"Prediction of the {what}: {len(self.mean):,} {rows}, {self.n_draws:,} draws"
+
+    def __repr__(self) -> str:
+        shown = self._head().to_frame()
+        more = f"\n... and {len(self.mean) - len(shown):,} more rows" if len(shown) < len(self.mean) else ""
+        return f"{self._what()}\n{shown.to_string(float_format=lambda value: f'{value:.4g}')}{more}"
+
+    def _repr_html_(self) -> str:
+        shown = self._head().to_frame()
+        more = f"<p>... and {len(self.mean) - len(shown):,} more rows</p>" if len(shown) < len(self.mean) else ""
+        return f"<p>{html.escape(self._what())}</p>{shown.to_html(float_format=lambda value: f'{value:.4g}')}{more}"
+
+    def _head(self, count: int = 10) -> Prediction:
+        if len(self.mean) <= count:
+            return self
+        return Prediction(self.mean[:count], self.index[:count], self.kind, self.n_draws, self._source.head(count))
+
+
+# -- from arguments to rows ---------------------------------------------------------------------------------------------
+
+
+def predict(
+    fit: Posterior, new_data: Any, *, kind: str, new_groups: str, effects: str | Sequence[str], draws: int | None
+) -> Prediction:
+    """`Posterior.predict`."""
+    if kind not in KINDS:
+        raise ModelError(f"There is no kind {kind!r} of prediction. {did_you_mean(str(kind), KINDS)}")
+    if new_groups not in NEW:
+        raise ModelError(f"new_groups={new_groups!r} is not known. {did_you_mean(str(new_groups), NEW)}")
+    if draws is not None and (isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws <= 0):
+        raise ModelError(f"draws = {draws!r} is not possible; ask for a whole number above 0, or leave it out.")
+    design = fit.model.design
+    factors = _chosen_factors(design, effects)
+    if new_data is None:
+        need_rows(fit, "predict() without new_data")
+        rows = LinearPredictor.of_design(design, factors)
+        index, noise = design.data.index, _noise(design, None, kind)
+    else:
+        new = design.replay(new_data, factors=[design.factors[f].name for f in factors])
+        rows = LinearPredictor.of_new_rows(design, new, factors)
+        index, noise = new.index, _noise(design, new, kind)
+        if new_groups == "error":
+            _refuse_new_groups(design, rows)
+    source = _Source(fit, rows, kind, new_groups, noise, _draws_used(fit, rows, draws))
+    return Prediction(linear_means(fit, rows), index, kind, len(source.draws), source)
+
+
+def need_rows(fit: Posterior, what: str) -> None:
+    """Refuse what needs the rows of a fit that was saved without them."""
+    design = fit.model.design
+    if len(design.y) != design.n_rows:
+        raise ModelError(f"{what} needs the rows of the data, and this fit was saved without them (data=False).")
+
+
+def _chosen_factors(design: Design, effects: str | Sequence[str]) -> list[int]:
+    names = [factor.name for factor in design.factors]
+    if isinstance(effects, str):
+        if effects == "all":
+            return list(range(len(names)))
+        if effects == "none":
+            return []
+        hint = f"write effects=[{effects!r}]." if effects in names else did_you_mean(effects, ["all", "none", *names])
+        raise ModelError(f"effects={effects!r} is not known; {hint}")
+    for name in effects:
+        if name not in names:
+            raise ModelError(f"There is no grouping factor {name!r}. {did_you_mean(str(name), names)}")
+    return [position for position, name in enumerate(names) if name in set(effects)]
+
+
+def _refuse_new_groups(design: Design, rows: LinearPredictor) -> None:
+    for factor in rows.factors:
+        new = np.flatnonzero(factor.codes < 0)
+        if not new.size:
+            continue
+        assert factor.labels is not None
+        found = list(dict.fromkeys(str(label) for label in factor.labels[new]))
+        shown = ", ".join(repr(label) for label in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise DataError(
+            f"The fit has not seen these groups of {design.factors[factor.factor].name!r}: {shown}. Say what to do with "
+            "them: new_groups='sample' (each a draw from the population), 'population' or 'average'."
+        )
+
+
+def _draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Ints:
+    """Which of the fit's draws: all, or as many as are affordable."""
+    total = len(fit.result.draws_theta)
+    if asked is not None:
+        if asked > total:
+            raise ModelError(f"The fit has {total:,} draws; ask for at most as many, or fit again with draws={asked}.")
+        count = int(asked)
+    else:
+        count = min(total, max(FEWEST, MOST_COMPUTED // max(rows.n_rows, 1)))
+        if rows.factors and fit.result.effects is None:
+            structure = statistics(fit.model).cross.structure
+            if structure.n_root:
+                count = min(count, max(200, int(2 * PATIENCE / seconds_per_node(fit))))
+            count = min(count, max(100, MOST_EFFECTS // max(structure.n_effects, 1))) if structure.n_root else count
+    if fit.result.chains:  # neighbours in a chain are alike
+        return np.linspace(0, total - 1, count).astype(np.int64)
+    return np.arange(count, dtype=np.int64)
+
+
+# -- means, exactly -----------------------------------------------------------------------------------------------------
+
+
+def linear_means(fit: Posterior, rows: LinearPredictor) -> Array:
+    """Posterior means of the linear predictor (rows,); a new group's effect has mean 0."""
+    eta = rows.common(mean_coefficients(fit))
+    if rows.factors:
+        structure = statistics(fit.model).cross.structure
+        effects = mean_effects(fit)
+        for factor in rows.factors:
+            rows.add_effects(eta, factor, effects[structure.effects_of(factor.factor)], factor.codes.astype(np.int64))
+    return eta
+
+
+def residual_table(fit: Posterior) -> pandas.DataFrame:
+    """`Posterior.residuals`."""
+    import pandas as pd
+
+    need_rows(fit, "residuals()")
+    design = fit.model.design
+    fitted = linear_means(fit, LinearPredictor.of_design(design, range(len(design.factors))))
+    noise = _noise(design, None, "response")
+    assert noise is not None
+    sigma = _mean_sigma(fit)
+    residual = design.y - fitted
+    columns = {
+        "observed": design.y.copy(),
+        "fitted": fitted,
+        "residual": residual,
+        "standardised": residual / np.sqrt(noise.known + sigma**2 * noise.share),
+    }
+    return pd.DataFrame(columns, index=design.data.index)
+
+
+def _mean_sigma(fit: Posterior) -> float:
+    at = fit.model.hyperparameters.sigma_at
+    return 0.0 if at is None else float(node_weights(fit.result) @ np.exp(fit.result.theta[:, at]))
+
+
+# -- draws, block by block ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Noise:
+    """The residual variance of the rows: ``known + sigma^2 share``; each (n,) or a number."""
+
+    known: Any
+    share: Any
+
+    def variance(self, sigma: Array, rows: Ints) -> Array:
+        """(draws, rows) for sigma (draws,)."""
+        known, share = (np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows] for value in (self.known, self.share))
+        return np.asarray(known + sigma[:, None] ** 2 * share)
+
+
+def _noise(design: Design, new: NewRows | None, kind: str) -> _Noise | None:
+    if kind != "response":
+        return None
+    left = design.terms.response
+    source = design if new is None else new
+    for name, text in (("se", left.se), ("precision", left.precision)):
+        if text is not None and getattr(source, name) is None:
+            raise DataError(f"The new data lack the column of {name}({text}), which the noise of a new response needs.")
+    precision = 1.0 if source.precision is None else source.precision
+    if source.se is None:
+        return _Noise(0.0, 1 / precision)
+    return _Noise(source.se**2 / precision, (1.0 if design.se_sigma else 0.0) / precision)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Computes the draws of a prediction, the same ones every time."""
+
+    fit: Posterior
+    rows: LinearPredictor
+    kind: str
+    new_groups: str
+    noise: _Noise | None
+    draws: Ints
+    first: int | None = None
+
+    def head(self, count: int) -> _Source:
+        """The same draws of the first rows alone."""
+        if "_held" in self.__dict__:
+            return self
+        return _Source(self.fit, self.rows, self.kind, self.new_groups, self.noise, self.draws, count)
+
+    @property
+    def block_rows(self) -> int:
+        return max(1, BLOCK // max(len(self.draws), 1))
+
+    @cached_property
+    def order(self) -> Ints:
+        """Rows of one group together where effects are drawn block by block."""
+        if self.rows.factors and self._held is None:
+            return np.argsort(self.rows.factors[0].codes, kind="stable")
+        return np.arange(self.rows.n_rows, dtype=np.int64)
+
+    def blocks(self) -> Iterator[tuple[Ints, Array]]:
+        """Yield row numbers and their draws (draws, rows)."""
+        size = self.block_rows
+        with Progress(self.fit.result.settings.progress) as progress:
+            for number, start in enumerate(range(0, self.rows.n_rows, size)):
+                rows = self.order[start : start + size]
+                if self.first is not None:
+                    if not (rows < self.first).any():
+                        continue
+                    block = self.block(number, rows)
+                    keep = rows < self.first
+                    yield rows[keep], block[:, keep]
+                    continue
+                progress.update(start / self.rows.n_rows, "predictions")
+                yield rows, self.block(number, rows)
+
+    def block(self, number: int, rows: Ints) -> Array:
+        """The draws (draws, rows) of block `number`."""
+        result = self.fit.result
+        eta = self.rows.common(result.draws_beta[self.draws], rows)
+        for factor in self.rows.factors:
+            self._add_known(eta, factor, rows)
+            if factor.labels is not None and (factor.codes[rows] < 0).any():
+                self._add_new(eta, factor, rows, number)
+        if self.noise is not None:
+            stream = random_stream(self.fit, NOISE, number)
+            eta += np.sqrt(self.noise.variance(self._sigma, rows)) * stream.standard_normal(eta.shape)
+        return eta
+
+    @cached_property
+    def _sigma(self) -> Array:
+        at = self.fit.model.hyperparameters.sigma_at
+        theta = self.fit.result.draws_theta[self.draws]
+        return np.zeros(len(theta)) if at is None else np.exp(theta[:, at])
+
+    # groups that the fit knows
+
+    @cached_property
+    def _effect_draws(self) -> EffectDraws:
+        return EffectDraws(self.fit, self.draws)
+
+    @cached_property
+    def _positions(self) -> dict[int, tuple[Ints, Ints]]:
+        """By factor: the known groups that the rows need, and the positions of their effects."""
+        structure = statistics(self.fit.model).cross.structure
+        out = {}
+        for factor in self.rows.factors:
+            known = factor.codes[: self.first][factor.codes[: self.first] >= 0]
+            needed = np.flatnonzero(np.bincount(known, minlength=1)) if known.size else np.empty(0, dtype=np.int64)
+            out[factor.factor] = needed, structure.effects_of(factor.factor)[needed]
+        return out
+
+    @cached_property
+    def _held(self) -> dict[int, Array] | None:
+        """By factor, draws of all effects that are needed (draws, groups, q); None where they are too many to hold."""
+        positions = [at for _, at in self._positions.values()]
+        sizes = [at.size for at in positions]
+        if sum(sizes) * len(self.draws) > MOST_EFFECTS and self._effect_draws.independent:
+            return None
+        flat = np.concatenate([at.ravel() for at in positions]) if positions else np.empty(0, dtype=np.int64)
+        drawn = self._effect_draws.of(flat) if flat.size else np.empty((len(self.draws), 0))
+        parts = np.split(drawn, np.cumsum(sizes)[:-1], axis=1) if positions else []
+        return {
+            factor: part.reshape(len(self.draws), *at.shape)
+            for (factor, (_, at)), part in zip(self._positions.items(), parts, strict=True)
+        }
+
+    def _add_known(self, eta: Array, factor: FactorRows, rows: Ints) -> None:
+        codes = factor.codes[rows].astype(np.int64)
+        held = self._held
+        if held is not None:
+            needed = self._positions[factor.factor][0]
+            effects = held[factor.factor]
+        else:
+            needed = np.unique(codes[codes >= 0])
+            structure = statistics(self.fit.model).cross.structure
+            effects = self._effect_draws.of(structure.effects_of(factor.factor)[needed])
+        if not needed.size:
+            return
+        place = np.minimum(np.searchsorted(needed, codes), needed.size - 1)
+        place = np.where((codes >= 0) & (needed[place] == codes), place, -1)
+        self.rows.add_effects(eta, factor, effects, place, rows)
+
+    # groups that it does not
+
+    def _add_new(self, eta: Array, factor: FactorRows, rows: Ints, number: int) -> None:
+        new = factor.codes[rows] < 0
+        if self.new_groups == "sample":
+            effects, place = self._new_effects(factor)
+            self.rows.add_effects(eta, factor, effects, place[rows], rows)
+        elif self.new_groups == "population" and self.kind == "response":
+            # Integrated over the population: a row's effect is drawn afresh. (Its mean, for an identity link, is 0.)
+            columns = self.rows.V[rows[new]][:, factor.columns]
+            spread = np.einsum("rj,dij->dri", columns, np.swapaxes(self._lambda(factor.factor), 1, 2))
+            stream = random_stream(self.fit, NEW_GROUPS, factor.factor, number + 1)
+            eta[:, new] += np.sqrt((spread**2).sum(axis=2)) * stream.standard_normal((len(eta), int(new.sum())))
+
+    def _new_effects(self, factor: FactorRows) -> tuple[Array, Ints]:
+        """Draws (draws, new groups, q), one for each new group, and the new group of each row (-1: it is known)."""
+        cache: dict[int, tuple[Array, Ints]] = self.__dict__.setdefault("_new", {})
+        if factor.factor not in cache:
+            assert factor.labels is not None
+            new = np.flatnonzero(factor.codes < 0)
+            names, inverse = np.unique(factor.labels[new].astype(str), return_inverse=True)
+            place = np.full(self.rows.n_rows, -1, dtype=np.int64)
+            place[new] = inverse.ravel()
+            lam = self._lambda(factor.factor)
+            if len(names) * lam.shape[1] * len(lam) > MOST_RETURNED:
+                raise ModelError(f"{len(names):,} new groups times {len(lam):,} draws are too many; predict(draws=...) takes fewer.")
+            z = random_stream(self.fit, NEW_GROUPS, factor.factor, 0).standard_normal((len(lam), len(names), lam.shape[1]))
+            cache[factor.factor] = z @ np.swapaxes(lam, 1, 2), place
+        return cache[factor.factor]
+
+    def _lambda(self, factor: int) -> Array:
+        """Lambda of a factor at the draws (draws, q, q)."""
+        hyper = self.fit.model.hyperparameters
+        width, start = hyper.widths[factor], hyper.lam_at[factor]
+        lams = hyper.factors(self.fit.result.draws_theta[self.draws])
+        return lams[:, start : start + width * width].reshape(-1, width, width)
