@@ -63,10 +63,10 @@ format: $(VENV)/.dev
 	$(PY) -m ruff format .
 
 bench: $(VENV)/.test
-	$(PY) benchmarks/run.py $(ARGS)
+	$(PY) -m benchmarks $(ARGS)
 
 check-long: $(VENV)/.test
-	$(PY) -m pytest -m long $(ARGS)
+	$(PY) -m benchmarks.check_long $(ARGS)
 
 docs-figures: $(VENV)/.test
 	$(PY) docs/figures.py $(ARGS)

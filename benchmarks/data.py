@@ -1,7 +1,7 @@
 """The data that is measured on: where it is found, and how the synthetic sets are made.
 
 Folders are searched in this order: the one that the environment variable PARTIALPOOL_DATA names, `../shared/data` and
-`../shared/reference` beside the checkout, and `tests/data`. InstEval, which is too large for the repository, is exported
+`../shared/reference` beside the checkout, and `tests/data`. InstEval, too large for the repository, is exported
 from R's lme4 where no folder has it.
 """
 

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 #: Public name -> module that defines it; imported at first use, so that `import partialpool` is quick.
 _WHERE = {
-    "fit": "partialpool.posterior.posterior",
+    "fit": "partialpool.posterior.fitting",
     "Posterior": "partialpool.posterior.posterior",
     "Prediction": "partialpool.posterior.predict",
     "load": "partialpool.posterior.storage",
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from partialpool.inference.select import select_engine as select_engine
     from partialpool.model import Model as Model
     from partialpool.posterior.posterior import Posterior as Posterior
-    from partialpool.posterior.posterior import fit as fit
+    from partialpool.posterior.fitting import fit as fit
     from partialpool.posterior.predict import Prediction as Prediction
     from partialpool.posterior.storage import load as load
     from partialpool.spec import families as families

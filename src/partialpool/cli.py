@@ -151,8 +151,8 @@ def _summary(options: argparse.Namespace) -> None:
         else:
             _write_frame(fit.summary(), options.format)
         return
-    kind = options.effects or "effect"
-    _write_frame(fit.groups(options.groups, kind=kind), options.format)
+    frame = fit.groups(options.groups, kind="coefficient" if options.effects == "coefficient" else "effect")
+    _write_frame(frame, options.format)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -161,12 +161,32 @@ def _predict(options: argparse.Namespace) -> None:
     out = _writable(options.out, options.force)
     fit = pp.load(options.fit)
     prediction = fit.predict(options.newdata, kind=options.kind, new_groups=options.new_groups)
-    frame = prediction.to_frame()
+    frame = _beside(_table(Path(options.newdata)), prediction.to_frame())
     if out is None:
-        frame.to_csv(sys.stdout, lineterminator="\n")
+        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
     else:
-        frame.to_csv(out, lineterminator="\n")
+        frame.to_csv(out, index=False, lineterminator="\n")
         _say(f"wrote {len(frame):,} rows to {out}")
+
+
+def _table(path: Path) -> pandas.DataFrame:
+    """A file that the library has just read, with all of its columns."""
+    import pandas
+
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1] in (".parquet", ".pq"):
+        return pandas.read_parquet(path)
+    # As text: what is only passed through must come out as it went in.
+    return pandas.read_csv(path, sep="\t" if ".tsv" in suffixes else ",", dtype=str, keep_default_na=False)
+
+
+def _beside(table: pandas.DataFrame, predictions: pandas.DataFrame) -> pandas.DataFrame:
+    """The new rows and what is predicted of them, in one table."""
+    import pandas
+
+    if set(table.columns) & set(predictions.columns):
+        predictions = predictions.add_prefix("predicted_")
+    return pandas.concat([table.reset_index(drop=True), predictions.reset_index(drop=True)], axis=1)
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -213,8 +233,10 @@ def _demo(options: argparse.Namespace) -> None:
     fit.save(names["fit"])
     _save_figure(fit.plot.shrinkage(), names["plot"])
     print("Written:")
-    for what, kind in (("the data", "data"), ("the fit", "fit"), ("each person's line, pulled to the others", "plot")):
-        print(f"  {names[kind]}   {what}")
+    told = (("data", "the data"), ("fit", "the fit"), ("plot", "each person's line, pulled towards the others"))
+    width = max(len(str(path)) for path in names.values())
+    for kind, what in told:
+        print(f"  {str(names[kind]).ljust(width)}  {what}")
     program, stored = _program(), _quoted(names["fit"])
     print("\nNext:")
     print(f"  {program} summary {stored} --groups Subject")

@@ -101,6 +101,25 @@ class LeafRoot:
         self.wide = structure.n_root > KERNEL_ROOT or structure.sparse is not None
         self._lead = structure.arrays
 
+    def seconds(self) -> float:
+        """Rough time of one node on one core of a present-day machine, from counts alone.
+
+        What is decided by it (how many nodes, whether to interpolate) must not depend on how busy the machine is, or
+        the same seed would not give the same posterior.
+        """
+        structure = self.cross.structure
+        total = 3e-7
+        for row in structure.levels:
+            q, groups, width = float(row[blocks.Q]), float(row[blocks.GROUPS]), float(row[blocks.WIDTH])
+            start = int(row[blocks.PTR_AT])
+            met = np.diff(structure.ptr[start : start + int(row[blocks.GROUPS]) + 1]).astype(float)
+            dense = groups * (q**3 + 2 * q * q * width + 0.5 * q * width**2)
+            sparse = float((2 * q * q * met + q * met * (0.5 * met + self.n_coefficients)).sum())
+            total += 4e-8 * groups + 2.5e-9 * (dense + sparse)
+        if structure.sparse is not None:
+            return total + structure.sparse.symbolic.flops / 5e9
+        return total + self.n_root**3 / 3 / (3e10 if self.wide else 1e9)
+
     # -- values ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, lams: Array, inv_vars: Array, scales: Array, *, profile: bool = False) -> Evaluation:

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 
 #: The quantile is found to this share of the mixture's standard deviation.
 TOLERANCE = 1e-6
+LAST_STEP = 1e-3
 
 
 @kernel("void(float64[::1], float64[:,:], float64[:,:], float64[::1], float64[::1], float64[:,::1], float64[:,::1])")
@@ -74,11 +75,12 @@ def invert_mixtures(weights, means, sds, probabilities, normal_scores, moments, 
                     low = max(low, x)
                 step = excess / density if density > 0.0 else math.inf
                 following = x - step
-                if not low < following < high:
+                newton = low < following < high
+                if not newton:
                     following = 0.5 * (low + high)
-                done = abs(following - x) <= TOLERANCE * sd or high - low <= TOLERANCE * sd
-                x = following
-                if done:
+                x, step = following, abs(following - x)
+                # Newton's error is squared by each step: what follows a step of 1e-3 would be about 1e-6.
+                if (newton and step <= LAST_STEP * sd) or high - low <= TOLERANCE * sd:
                     break
             out[i, j] = x
 

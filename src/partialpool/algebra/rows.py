@@ -2,7 +2,8 @@ r"""One pass over the rows: the log density of a whole Gaussian model, group eff
 
 Written apart from the cross-products and eliminations of the other kernels, so that the reference engine checks them.
 The unknowns are ``[t, b, z]``: hyperparameters on an unconstrained scale, coefficients ``gamma = mean + scale b``, and
-group effects ``u_g = Lambda z_g`` with ``z_g ~ N(0, I)``. Constants of the priors are left out.
+group effects ``u_g = Lambda z_g`` with ``z_g ~ N(0, I)``; a term may instead be centred, where u itself stands in the
+place of z. Constants of the priors are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CORRELATED = 2
 WIDTH = 3  # effects of a group of the factor, all its terms together
 FIRST = 4  # position of the first group's first effect of this term
 GROUPS = 5
-LAM_AT = 6  # start of the term's Lambda
+CENTRED = 6  # whether the unknowns are u, not z
 
 
 @helper
@@ -104,6 +105,32 @@ def correlation_gradient(point, at, q, in_c, gradient):
             in_remaining = in_c[i, j] * z + in_remaining * root
 
 
+@helper
+def centred_effects(natural, at, q, c, in_c, u, in_u, here, first_z, gradient):
+    """Log density -z'z / 2 of one group's u, z = Lambda^-1 u; adds its derivative in C, writes that in u.
+
+    With w = C^-T z the derivative in u is -w / sd and that in C is w z'; the determinant is left to the caller.
+    """
+    z = np.empty(q)
+    w = np.empty(q)
+    value = 0.0
+    for i in range(q):
+        total = u[here + i] / natural[at + i]
+        for j in range(i):
+            total -= c[i, j] * z[j]
+        z[i] = total / c[i, i]
+        value -= 0.5 * z[i] * z[i]
+    for i in range(q - 1, -1, -1):
+        total = z[i]
+        for j in range(i + 1, q):
+            total -= c[j, i] * w[j]
+        w[i] = total / c[i, i]
+        gradient[first_z + here + i] = in_u[here + i] - w[i] / natural[at + i]
+        for j in range(i + 1):
+            in_c[i, j] += w[i] * z[j]
+    return value
+
+
 @kernel(
     "float64(float64[::1], float64[::1], float64[::1], float64[:,::1], float64[:,::1], int64[:,::1], int64[::1],"
     " float64[::1], float64[::1], float64[::1], boolean, int64[:,::1], int64[::1], float64[:,::1], int64, int64[::1],"
@@ -167,7 +194,7 @@ def whole_model(
                 total = 0.0
                 for j in range(i + 1):
                     total += c[i, j] * point[first_z + here + j]
-                u[here + i] = natural[at + i] * total
+                u[here + i] = point[first_z + here + i] if terms[t, CENTRED] != 0 else natural[at + i] * total
                 in_u[here + i] = 0.0
 
     sigma_square = natural[sigma_at] * natural[sigma_at] if sigma_at >= 0 else 0.0
@@ -213,8 +240,12 @@ def whole_model(
         for i in range(q):
             for j in range(q):
                 in_c[i, j] = 0.0
-        for g in range(terms[t, GROUPS]):
+        n_groups = terms[t, GROUPS]
+        for g in range(n_groups):
             here = terms[t, FIRST] + g * terms[t, WIDTH]
+            if terms[t, CENTRED] != 0:
+                value += centred_effects(natural, at, q, c, in_c, u, in_u, here, first_z, gradient)
+                continue
             for j in range(q):
                 own = point[first_z + here + j]
                 total = 0.0
@@ -224,6 +255,10 @@ def whole_model(
                     in_c[i, j] += pulled * own
                 gradient[first_z + here + j] = total - own
                 value -= 0.5 * own * own
+        if terms[t, CENTRED] != 0:
+            for i in range(q):
+                value -= n_groups * (math.log(natural[at + i]) + math.log(c[i, i]))
+                in_c[i, i] -= n_groups / c[i, i]
         for i in range(q):
             total = 0.0
             for j in range(i + 1):

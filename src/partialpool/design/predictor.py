@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.algebra.jit import kernel
 from partialpool.design.design import Design, NewRows
 
 Array = NDArray[np.float64]
@@ -64,27 +65,34 @@ class LinearPredictor:
             rows.append(FactorRows(f, factor_columns(design, f), codes, new.labels[f]))
         return cls(new.V, design.x_columns, tuple(rows), new.offset)
 
-    def common(self, beta: Array, rows: Ints | slice = slice(None)) -> Array:
-        """``offset + X beta`` of some rows: beta (..., p) -> (..., rows)."""
-        eta = beta @ self.V[rows][:, self.x_columns].T
-        return eta if self.offset is None else eta + self.offset[rows]
+    def common(self, beta: Array, rows: Ints) -> Array:
+        """``offset + X beta`` of some rows: beta (draws, p) -> (rows, draws)."""
+        eta = np.ascontiguousarray(self.V[rows][:, self.x_columns] @ beta.T)
+        if self.offset is not None:
+            eta += self.offset[rows][:, None]
+        return eta
 
-    def add_effects(self, eta: Array, factor: FactorRows, effects: Array, place: Ints, rows: Ints | slice = slice(None)) -> None:
-        """Add the effects of one factor to eta (..., rows), in place.
+    def add_effects(self, eta: Array, factor: FactorRows, effects: Array, place: Ints, rows: Ints) -> None:
+        """Add the effects of one factor to eta (rows, draws), in place.
 
-        effects : (..., groups, q). place : (rows,) which of these groups a row belongs to, -1 for none (effect 0).
+        effects : (groups, q, draws), C-contiguous. place : (rows,) which of these groups a row belongs to, -1 for none
+        (effect 0).
         """
-        values = self.V[rows]
-        known = place >= 0
-        everywhere = bool(known.all())
-        at = place if everywhere else place[known]
-        for position, column in enumerate(factor.columns):
-            weight = values[:, column]
-            part = effects[..., at, position]
-            if everywhere:
-                eta += part if (weight == 1).all() else part * weight
-            else:
-                eta[..., known] += part * weight[known]
+        if len(rows) and effects.size:
+            add_group_effects(eta, self.V, rows, factor.columns, effects, place)
+
+
+@kernel("void(float64[:,::1], float64[:,::1], int64[::1], int64[::1], float64[:,:,::1], int64[::1])")
+def add_group_effects(eta, values, rows, columns, effects, place):  # type: ignore[no-untyped-def]
+    """eta[i, :] += sum_j values[rows[i], columns[j]] effects[place[i], j, :]."""
+    for i in range(rows.size):
+        g = place[i]
+        if g < 0:
+            continue
+        for j in range(columns.size):
+            value = values[rows[i], columns[j]]
+            for d in range(eta.shape[1]):
+                eta[i, d] += value * effects[g, j, d]
 
 
 def factor_columns(design: Design, factor: int) -> Ints:

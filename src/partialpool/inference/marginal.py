@@ -27,17 +27,17 @@ from partialpool.inference.importance import (
 )
 from partialpool.inference.optimum import Optimum, maximise, negative_hessian, starting_point
 from partialpool.inference.progress import Progress
-from partialpool.inference.proposal import Proposal, at_mode, from_weighted
+from partialpool.inference.proposal import Mixture, Proposal, at_mode, from_weighted
 from partialpool.inference.sobol import Sobol, normal_quantile
 from partialpool.model import Model
 
 Array = NDArray[np.float64]
 
 GOOD_K = 0.7
-FIRST_NODES = 512
+FIRST_NODES = 1024
 MOST_NODES = 400_000
-#: Seconds of plain importance sampling above which the density is interpolated instead.
-PATIENCE = 0.8
+#: Seconds of plain importance sampling (on one core, by `LeafRoot.seconds`) above which the density is interpolated.
+PATIENCE = 2.0
 #: Draws are made as good as independent where that costs no more than this, seconds.
 BARGAIN = 0.05
 ADAPTATIONS = 3
@@ -136,24 +136,12 @@ class _Run:
             curvature = negative_hessian(self.target.objective, mode.point)
             proposal = at_mode(mode.point, curvature, mode.value, self.target.log_density)
             self.steps.append(f"mode of the hyperparameters: {mode.status.value} after {mode.iterations} steps")
-            seconds = self._seconds_per_node(proposal)
+            seconds = self.target.marginal.seconds()
             if seconds * self.settings.ess / 0.7 > PATIENCE and self.size <= 10:
                 result = self._interpolated(proposal)
                 if result is not None:
                     return result
             return self._sampled(proposal, seconds)
-
-    def _seconds_per_node(self, proposal: Proposal) -> float:
-        """Wall time of one node when all threads work."""
-        count = max(self.settings.threads, 2)
-        start = time.perf_counter()
-        self.target.log_density(np.repeat(proposal.centre[None, :], count, 0))
-        seconds = (time.perf_counter() - start) / count
-        if seconds > 1e-3:
-            return seconds
-        start = time.perf_counter()
-        self.target.log_density(np.repeat(proposal.centre[None, :], 32, 0))
-        return (time.perf_counter() - start) / 32
 
     # -- plain importance sampling ------------------------------------------------------------------------------------
 
@@ -181,20 +169,23 @@ class _Run:
             self.notes.append(f"an effective sample size of {have:,.0f} was reached, not the {self.settings.ess:,.0f} asked for")
         return self._result(sample, log_weights, k, trusted=have >= self.settings.ess, surrogate_error=None)
 
-    def _adapted(self, proposal: Proposal, count: int) -> tuple[Sample, Proposal, Sobol]:
-        """A first sample; where it is poor the proposal is fitted to it, a few times."""
+    def _adapted(self, start: Proposal, count: int) -> tuple[Sample, Proposal | Mixture, Sobol]:
+        """A first sample; where it is poor, a proposal fitted to it joins the one it came from, a few times."""
+        proposal: Proposal | Mixture = start
+        latest = start
         for attempt in range(ADAPTATIONS + 1):
             points = Sobol(self.size, self.rng)
             sample = self._evaluate(proposal, points.next(count))
             log_weights, k = pareto_smooth(sample.log_ratio)
             share = float(effective_sample_size(log_weights)) / count
-            if (k <= 0.6 and share > 0.25) or attempt == ADAPTATIONS:
+            if (k <= 0.5 and share > 0.25) or attempt == ADAPTATIONS:
                 break
-            self.steps.append(f"proposal fitted anew: Pareto k {k:.2f}, efficiency {share:.0%}")
-            proposal = from_weighted(sample.theta, np.exp(log_weights))
+            self.steps.append(f"proposal widened by what was learned: Pareto k {k:.2f}, efficiency {share:.0%}")
+            fitted = from_weighted(sample.theta, np.exp(log_weights))
+            proposal, latest = Mixture((latest, fitted)), fitted
         return sample, proposal, points
 
-    def _evaluate(self, proposal: Proposal, uniforms: Array) -> Sample:
+    def _evaluate(self, proposal: Proposal | Mixture, uniforms: Array) -> Sample:
         theta, log_q = proposal.points(uniforms)
         value, evaluation = self.target.value(theta)
         mean, half = self.target.public_moments(theta, evaluation)
@@ -288,8 +279,10 @@ class _Run:
             evaluations=self.target.marginal.n_evaluations, surrogate_error=surrogate_error,
             steps=tuple(self.steps), notes=tuple(self.notes), seconds=time.perf_counter() - self.began,
         )  # fmt: skip
+        with np.errstate(divide="ignore"):  # a weight may underflow to 0
+            log_weights = np.log(weights)
         return Result(
-            sample.theta, np.log(weights), sample.beta_mean, sample.beta_sd, sample.theta[picked], draws_beta,
+            sample.theta, log_weights, sample.beta_mean, sample.beta_sd, sample.theta[picked], draws_beta,
             self._log_marginal_likelihood(sample.log_ratio), accuracy, self.settings,
         )  # fmt: skip
 

@@ -53,10 +53,37 @@ class Proposal:
         """theta (K, d) from x (K, d)."""
         return self.centre + x @ self.factor.T
 
+    def log_density(self, theta: Array) -> Array:
+        """Log density (K,) at theta (K, d)."""
+        return self._log_density(self.whitened(theta))
+
     def _log_density(self, x: Array) -> Array:
         scale = np.where(x < 0, self.below, self.above)
         each = student4_log_density(x / scale) + np.log(2.0 / (self.below + self.above))
         return np.asarray(each.sum(axis=1) - np.log(np.abs(np.diag(self.factor))).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Several proposals in equal shares; the weights of its points are bounded by those of each part.
+
+    (Owen and Zhou, 2000, Safe and effective importance sampling.)
+    """
+
+    parts: tuple[Proposal, ...]
+
+    def points(self, uniforms: Array) -> tuple[Array, Array]:
+        """theta (K, d) and its log density (K,); the first uniform also picks the part."""
+        share = uniforms[:, 0] * len(self.parts)
+        part_of = np.minimum(share.astype(int), len(self.parts) - 1)
+        theta = np.empty_like(uniforms)
+        for number, part in enumerate(self.parts):
+            own = part_of == number
+            stretched = uniforms[own].copy()
+            stretched[:, 0] = share[own] - number
+            theta[own] = part.points(stretched)[0]
+        logs = np.stack([part.log_density(theta) for part in self.parts])
+        return theta, np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(len(self.parts)))
 
 
 def at_mode(mode: Array, negative_hessian: Array, value: float, log_density: Callable[[Array], Array]) -> Proposal:

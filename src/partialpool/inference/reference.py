@@ -1,8 +1,11 @@
 r"""The reference engine: NUTS on the whole model, nothing integrated out.
 
 Slow and simple on purpose: it shares neither cross-products nor eliminations with the other engines, and so checks
-them. Group effects are non-centred, :math:`u_g = \Lambda z_g`, and the density is computed row by row (`algebra.rows`);
-a Student-t prior of a coefficient enters as its own density, with no mixing scale.
+them. The density is computed row by row (`algebra.rows`); a Student-t prior of a coefficient enters as its own density,
+with no mixing scale. Group effects are non-centred, :math:`u_g = \Lambda z_g`, unless their groups' own rows say most
+about them: then the sampler moves in u itself (Papaspiliopoulos, Roberts and Sköld, 2007, A general framework for the
+parametrization of hierarchical models, Statistical Science 22, 59-73). Where that is so of
+every term of a small model, the linear unknowns are also rotated by their curvature at the mode of theta. Such choices of coordinates change the speed and not the target.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra import rows
+from partialpool.errors import InferenceError
 from partialpool.inference.base import Accuracy, Result, Settings
 from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
 from partialpool.model import Model, factor_columns
@@ -42,6 +46,10 @@ LONGEST = 20
 #: Group effects whose chains are checked; in a larger model as many, evenly spread.
 CHECKED_EFFECTS = 400
 TARGET_ACCEPT = 0.9
+#: A term whose groups take less than this share of their estimate from the population is centred.
+CENTRED_BELOW = 0.3
+#: Linear unknowns (coefficients and effects) up to which they are rotated.
+MOST_ROTATED = 300
 
 
 class ReferenceEngine:
@@ -68,7 +76,7 @@ class ReferenceEngine:
 def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, began: float) -> Result:
     model, chains = whole.model, grown.chains
     rng = np.random.default_rng([settings.seed, 1])
-    stacked = chains.stacked()
+    stacked = whole.unknowns(chains.stacked())
     theta, gamma = whole.theta(stacked, rng), whole.gamma(stacked)
     beta = model.coefficients.to_public(gamma)
     kept = thinned(stacked.shape[0], settings.draws)
@@ -76,7 +84,7 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
     names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
     trusted, notes = verdict(grown, names, settings.ess)
     n_parameters = len(model.parameter_names)
-    steps = [f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions, non-centred"]
+    steps = [f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions", whole.coordinates]
     if checked.size:
         worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
         steps.append(f"group effects checked: {checked.size:,} of {whole.n_effects:,}, R-hat at most {worst}")
@@ -172,7 +180,10 @@ class WholeModel:
         self.b_kinds, self.b_params, self.scale = self._coded_coefficients()
         self.terms = self._terms()
         self._read_rows()
-        self.start_t, self.start_b = self._starting_point()
+        self.start = self._starting_point()
+        self.terms[:, rows.CENTRED] = self._is_centred()
+        self.origin = np.zeros(self.dimension - self.n_t)
+        self.rotation = self._rotation()
 
     # -- arrays for the kernel --------------------------------------------------------------------------------------
 
@@ -194,13 +205,11 @@ class WholeModel:
 
     def _terms(self) -> Ints:
         table = np.zeros((len(self.model.hyperparameters.terms), 7), dtype=np.int64)
-        lam_at = 0
         for row, term in zip(table, self.model.hyperparameters.terms, strict=True):
             width, groups = self.structure.widths[term.factor], self.structure.sizes[term.factor]
             first = self.structure.effect_at[term.factor] + term.offset
             q = term.covariance.size
-            row[:] = term.at, q, term.covariance.n_correlations > 0, width, first, groups, lam_at
-            lam_at += q * q
+            row[:] = term.at, q, term.covariance.n_correlations > 0, width, first, groups, False
         return table
 
     def _read_rows(self) -> None:
@@ -213,9 +222,9 @@ class WholeModel:
         every = np.concatenate([*columns, np.empty(0, dtype=np.int64)])
         self.z = np.array(design.V[:, every], dtype=float, order="C")
         self.pointer = np.cumsum([0, *(own.size for own in columns)]).astype(np.int64)
-        self.start = np.empty((len(columns), n), dtype=np.int64)
+        self.group_at = np.empty((len(columns), n), dtype=np.int64)
         for f, factor in enumerate(design.factors):
-            self.start[f] = self.structure.effects_of(f)[factor.codes, 0]
+            self.group_at[f] = self.structure.effects_of(f)[factor.codes, 0]
         self.known = np.zeros(n) if design.se is None else np.array(design.se, dtype=float) ** 2
         self.count = np.ones(n) if design.weights is None else np.array(design.weights, dtype=float)
         self.precision = np.ones(n) if design.precision is None else np.array(design.precision, dtype=float)
@@ -223,29 +232,68 @@ class WholeModel:
 
     # -- the density ------------------------------------------------------------------------------------------------
 
-    def density(self) -> Density:
-        """The log density (up to a constant) and its gradient, with a workspace of its own."""
+    def log_density(self) -> Density:
+        """The log density of the unknowns (up to a constant) and its gradient, with a workspace of its own."""
         gradient = np.zeros(self.dimension)
         u, in_u = np.zeros(self.n_effects), np.zeros(self.n_effects)
-        before = (self.y, self.x, self.z, self.start, self.pointer, self.known, self.count, self.precision)
+        before = (self.y, self.x, self.z, self.group_at, self.pointer, self.known, self.count, self.precision)
         priors = (self.kinds, self.params, self.sigma_at, self.b_kinds, self.b_params, self.mean, self.scale)
         kernel = rows.whole_model
 
-        def log_density(point: Array) -> tuple[float, Array]:
+        def evaluate(point: Array) -> tuple[float, Array]:
             value = kernel(point, gradient, *before, self.has_known, self.terms, *priors, u, in_u)
             return float(value), gradient
 
-        return log_density
+        return evaluate
+
+    def density(self) -> Density:
+        """The same in the sampler's coordinates: t, and the linear unknowns rotated."""
+        evaluate, rotation, n_t = self.log_density(), self.rotation, self.n_t
+        point = np.empty(self.dimension)
+        if rotation.ndim == 1:
+
+            def scaled(position: Array) -> tuple[float, Array]:
+                point[:n_t] = position[:n_t]
+                point[n_t:] = rotation * position[n_t:]
+                value, gradient = evaluate(point)
+                gradient[n_t:] *= rotation
+                return value, gradient
+
+            return scaled
+
+        def rotated(position: Array) -> tuple[float, Array]:
+            point[:n_t] = position[:n_t]
+            point[n_t:] = self.origin + rotation @ position[n_t:]
+            value, gradient = evaluate(point)
+            gradient[n_t:] = gradient[n_t:] @ rotation
+            return value, gradient
+
+        return rotated
+
+    def unknowns(self, positions: Array) -> Array:
+        """``[t, b, z]`` (K, dimension) from the sampler's positions."""
+        linear = positions[:, self.n_t :]
+        moved = linear * self.rotation if self.rotation.ndim == 1 else linear @ self.rotation.T
+        return np.concatenate([positions[:, : self.n_t], self.origin + moved], axis=1)
 
     def initial(self, rng: np.random.Generator) -> Array:
         """A start spread wider than the posterior."""
         point = rng.uniform(-1.0, 1.0, self.dimension)
-        point[: self.n_t] += self.start_t
-        point[self.n_t : self.n_t + self.p] = self.start_b + 0.5 * point[self.n_t : self.n_t + self.p]
+        point[: self.n_t] += self.start
         return point
 
-    def _starting_point(self) -> tuple[Array, Array]:
-        """sds at a third of the response's, correlations and coefficients at 0, as far as the priors let them."""
+    # -- coordinates ------------------------------------------------------------------------------------------------
+
+    def _starting_point(self) -> Array:
+        """t at the mode of the marginal posterior; where that cannot be found, sds at a third of the response's."""
+        from partialpool.inference.whitened import Whitened
+
+        try:
+            mode = Whitened(self.model).mode[: self.n_t]
+            if np.isfinite(mode).all():
+                return mode
+        except (InferenceError, np.linalg.LinAlgError):
+            pass
         spread = float(np.std(self.y)) or 1.0
         start = np.zeros(self.n_t)
         for term, group in zip(self.model.hyperparameters.terms, self.model.design.groups, strict=True):
@@ -254,9 +302,82 @@ class WholeModel:
                 start[term.at + k] = math.log(spread / 3 / size)
         if self.sigma_at >= 0:
             start[self.sigma_at] = math.log(spread)
-        for j in np.flatnonzero(self.params[:, 4] > 0):
-            start[j] = 0.0
-        return start, np.zeros(self.p)
+        start[self.params[:, 4] > 0] = 0.0
+        return start
+
+    def _sds(self) -> Array:
+        """Group sds and sigma at the starting point, by position in t (correlations: whatever)."""
+        bounded = self.params[:, 4] > 0
+        share = self.params[:, 3] + self.params[:, 4] / (1 + np.exp(-self.start))
+        return np.where(bounded, share, np.exp(np.minimum(self.start, 700.0)))
+
+    def _is_centred(self) -> NDArray[np.bool_]:
+        """By term, whether the rows say most about its effects at the starting point."""
+        variance = self._variance_of_z()
+        out = []
+        for term in self.model.hyperparameters.terms:
+            own = self.structure.effects_of(term.factor)[:, term.offset : term.offset + term.covariance.size]
+            out.append(float(np.mean(variance[own])) < CENTRED_BELOW)
+        return np.array(out, dtype=bool)
+
+    def _variance_of_z(self) -> Array:
+        """Var(z | y, t) of every non-centred effect at the starting point: the share taken from the population.
+
+        In a small model all linear unknowns are integrated out; in a large one each z is taken alone.
+        """
+        if self.dimension - self.n_t <= MOST_ROTATED:
+            try:
+                return np.linalg.inv(self._hessian(np.ones(self.dimension - self.n_t))[0]).diagonal()[self.p :]
+            except np.linalg.LinAlgError:
+                pass
+        sds = self._sds()
+        weight = self.count * self.precision / (self.known + (sds[self.sigma_at] ** 2 if self.sigma_at >= 0 else 0.0))
+        precision = np.ones(self.n_effects)
+        for term in self.model.hyperparameters.terms:
+            for k in range(term.covariance.size):
+                column = self.z[:, self.pointer[term.factor] + term.offset + k] * sds[term.at + k]
+                at = self.group_at[term.factor] + term.offset + k
+                precision += np.bincount(at, weight * column**2, self.n_effects)
+        return np.asarray(1 / precision)
+
+    def _rotation(self) -> Array:
+        """A factor of the linear unknowns' covariance given t at the start (d, d); in a large model their scales (d,).
+
+        Given t the density is quadratic in them (but for Student-t priors), so that one Newton step finds its mode, the
+        new origin.
+        """
+        size = self.dimension - self.n_t
+        scales = np.ones(size)
+        sds = self._sds()
+        for term, row in zip(self.model.hyperparameters.terms, self.terms, strict=True):
+            own = self.structure.effects_of(term.factor)[:, term.offset : term.offset + term.covariance.size]
+            scales[self.p + own] = sds[term.at : term.at + term.covariance.size] if row[rows.CENTRED] else 1.0
+        # where z is non-centred the ridges between z and the sds are curved, and a rotation does not straighten them
+        if not 0 < size <= MOST_ROTATED or not self.terms[:, rows.CENTRED].all():
+            return scales
+        hessian, slope = self._hessian(scales)
+        try:
+            low = np.linalg.cholesky(hessian)
+        except np.linalg.LinAlgError:
+            return scales
+        factor = np.linalg.inv(low).T
+        self.origin = scales * (factor @ (factor.T @ slope))
+        return np.ascontiguousarray(scales[:, None] * factor)
+
+    def _hessian(self, scales: Array) -> tuple[Array, Array]:
+        """Negative Hessian (d, d) and gradient (d,) in the linear unknowns over `scales`, at t the start and b = z = 0."""
+        evaluate, n_t = self.log_density(), self.n_t
+        point = np.zeros(self.dimension)
+        point[:n_t] = self.start
+        slope = evaluate(point)[1][n_t:] * scales
+        hessian = np.empty((scales.size, scales.size))
+        for j in range(scales.size):
+            point[n_t + j] = 1e-3 * scales[j]
+            up = evaluate(point)[1][n_t:].copy()
+            point[n_t + j] *= -1
+            hessian[j] = (evaluate(point)[1][n_t:] - up) * scales / 2e-3
+            point[n_t + j] = 0.0
+        return 0.5 * (hessian + hessian.T), slope
 
     # -- what the unknowns mean ---------------------------------------------------------------------------------------
 
@@ -287,6 +408,10 @@ class WholeModel:
         lams = hyper.factors(theta)
         z = positions[:, self.n_t + self.p :]
         out = np.empty((positions.shape[0], wanted.size))
+        centred: list[set[int]] = [set() for _ in self.structure.widths]
+        for term, row in zip(hyper.terms, self.terms, strict=True):
+            if row[rows.CENTRED]:
+                centred[term.factor] |= set(range(term.offset, term.offset + term.covariance.size))
         for factor, (width, groups) in enumerate(zip(self.structure.widths, self.structure.sizes, strict=True)):
             start, lam_at = self.structure.effect_at[factor], hyper.lam_at[factor]
             lam = lams[:, lam_at : lam_at + width * width].reshape(-1, width, width)
@@ -294,8 +419,20 @@ class WholeModel:
             for i in range(width):
                 here = own[(wanted[own] - start) % width == i]
                 block = wanted[here] - i
-                out[:, here] = sum(lam[:, i, j, None] * z[:, block + j] for j in range(i + 1))
+                if i in centred[factor]:
+                    out[:, here] = z[:, wanted[here]]
+                else:
+                    out[:, here] = sum(lam[:, i, j, None] * z[:, block + j] for j in range(i + 1))
         return out
+
+    @property
+    def coordinates(self) -> str:
+        """Which group terms are centred, in words."""
+        texts = [group.text for group in self.model.design.groups]
+        centred = [text for text, row in zip(texts, self.terms, strict=True) if row[rows.CENTRED]]
+        others = [text for text, row in zip(texts, self.terms, strict=True) if not row[rows.CENTRED]]
+        parts = [f"{name}: {', '.join(own)}" for name, own in (("non-centred", others), ("centred", centred)) if own]
+        return "; ".join(parts) or "no group effects"
 
     def checked_effects(self) -> Ints:
         """Positions of the group effects whose chains are checked."""
@@ -305,7 +442,7 @@ class WholeModel:
 
     def quantities(self, positions: Array, effects: Ints) -> Array:
         """Public parameters, in the order of `summary()`, and the group effects named, (chains, draws, q)."""
-        stacked = positions.reshape(-1, self.dimension)
+        stacked = self.unknowns(positions.reshape(-1, self.dimension))
         theta = self.theta(stacked, np.random.default_rng(0))
         beta = self.model.coefficients.to_public(self.gamma(stacked))
         public = self.model.hyperparameters.public(theta)

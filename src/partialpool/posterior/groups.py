@@ -11,7 +11,7 @@ gamma, ``u = a - L gamma``, hence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ class _Collector:
         stop = self.at + len(means)
         if self.whole:
             self.means[self.at : stop] = means
-            self.sds[self.at : stop] = np.sqrt(np.maximum(variances, 0.0))
+            np.sqrt(np.maximum(variances, 0.0), out=self.sds[self.at : stop])
         else:
             for weight, mean, variance in zip(self.weights[self.at : stop], means, variances, strict=True):
                 self._add_powers(float(weight), mean, np.maximum(variance, 0.0))
@@ -159,7 +159,7 @@ def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
         return GroupMoments(values.mean(axis=0), values.std(axis=0), low, high)
     theta, weights = chosen_nodes(fit)
     collector = _Collector(weights, positions.size, fit.result.settings.threads)
-    for means, variances in _batches(fit, theta, positions, columns):
+    for means, variances in _batches(fit, theta, weights, positions, columns):
         collector.add(means, variances)
     mean, sd, quantiles = collector.summary()
     shape = positions.shape
@@ -181,20 +181,33 @@ def _coefficients_at(beta: Array, columns: Sequence[int | None]) -> Array:
     return out
 
 
-def _batches(fit: Posterior, theta: Array, positions: Ints, columns: Sequence[int | None]) -> Any:
-    """Yield means and variances (batch, groups * terms) of the effects (plus coefficients), batch by batch of nodes."""
+def _batches(
+    fit: Posterior, theta: Array, weights: Array, positions: Ints, columns: Sequence[int | None]
+) -> Iterator[tuple[Array, Array]]:
+    """Yield means and variances (batch, groups * terms) of the effects (plus coefficients), batch by batch of nodes.
+
+    The means of all effects, which many ask for, are kept on the way.
+    """
     marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
-    n_effects = marginal.statistics.cross.structure.n_effects
     flat = positions.ravel()
-    for part in progress_batches(fit, theta, n_effects, "moments of the group effects"):
+    total = np.zeros(marginal.statistics.cross.structure.n_effects)
+    at = 0
+    for part in progress_batches(fit, theta, total.size, "moments of the group effects"):
         moments = marginal.moments(part)
-        means, variances = moments.u_mean[:, flat], moments.u_var[:, flat]
+        total += weights[at : at + len(part)] @ moments.u_mean
+        at += len(part)
         if any(column is not None for column in columns):
+            means, variances = moments.u_mean[:, flat], moments.u_var[:, flat]
             _add_coefficients(fit, marginal, part, moments, positions, columns, means, variances)
-        yield means, variances
+            yield means, variances
+        elif np.array_equal(flat, np.arange(total.size)):
+            yield moments.u_mean, moments.u_var
+        else:
+            yield moments.u_mean[:, flat], moments.u_var[:, flat]
+    fit.__dict__.setdefault("_mean_effects", total)
 
 
-def progress_batches(fit: Posterior, theta: Array, n_effects: int, text: str) -> Any:
+def progress_batches(fit: Posterior, theta: Array, n_effects: int, text: str) -> Iterator[Array]:
     """Yield nodes in batches that fit in memory and keep every thread busy, showing progress past two seconds."""
     from partialpool.inference.progress import Progress
 
@@ -238,25 +251,22 @@ def _add_coefficients(
 
 def mean_effects(fit: Posterior) -> Array:
     """Posterior means of all effects, in the internal order (n_effects,)."""
-    cached = fit.__dict__.get("_mean_effects")
-    if cached is None:
+    if "_mean_effects" not in fit.__dict__:
         if fit.result.effects is not None:
-            cached = fit.result.effects.mean(axis=0)
+            fit.__dict__["_mean_effects"] = fit.result.effects.mean(axis=0)
         else:
             theta, weights = chosen_nodes(fit)
-            marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
-            cached = np.zeros(marginal.statistics.cross.structure.n_effects)
-            at = 0
-            for part in progress_batches(fit, theta, cached.size, "means of the group effects"):
-                cached += weights[at : at + len(part)] @ marginal.moments(part).u_mean
-                at += len(part)
-        fit.__dict__["_mean_effects"] = cached
-    return np.asarray(cached)
+            none = np.empty((0, 0), dtype=np.int64)
+            for _ in _batches(fit, theta, weights, none, ()):
+                pass
+    return np.asarray(fit.__dict__["_mean_effects"])
 
 
 def mean_coefficients(fit: Posterior) -> Array:
     """Posterior means of the public coefficients (p,)."""
-    return np.asarray(node_weights(fit.result) @ fit.result.beta_mean)
+    # Summed in a fixed order, so that a fit that was saved and loaded gives the same bits.
+    beta = np.ascontiguousarray(fit.result.beta_mean)
+    return np.asarray((node_weights(fit.result)[:, None] * beta).sum(axis=0))
 
 
 def shrinkage_factors(fit: Posterior, factor: int) -> Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -87,22 +88,21 @@ class Prediction:
     def _sd(self) -> Array:
         if self._kept is not None:
             return np.asarray(self._kept.std(axis=0))
-        return self._by_blocks(lambda block: block.std(axis=0)[None, :])[0]
+        return self._by_blocks(lambda block: block.std(axis=1)[None, :])[0]
 
     @cached_property
     def _kept(self) -> Array | None:
         if len(self.mean) * self.n_draws > MOST_KEPT:
             return None
         out = np.empty((self.n_draws, len(self.mean)))
-        for rows, block in self._source.blocks():
+        for rows, block in self._source.blocks(np.transpose):
             out[:, rows] = block
         return out
 
-    def _by_blocks(self, statistic: Any) -> Array:
-        """A statistic of each row's draws, block by block: statistic((draws, r)) -> (k, r)."""
+    def _by_blocks(self, statistic: Callable[[Array], Array]) -> Array:
+        """A statistic of each row's draws, block by block: statistic((r, draws)) -> (k, r)."""
         out: Array | None = None
-        for rows, block in self._source.blocks():
-            values = statistic(block)
+        for rows, values in self._source.blocks(statistic):
             if out is None:
                 out = np.empty((values.shape[0], len(self.mean)))
             out[:, rows] = values
@@ -123,7 +123,7 @@ class Prediction:
         if self._kept is not None:
             values = np.quantile(self._kept, flat, axis=0)
         else:
-            values = self._by_blocks(lambda block: np.quantile(block, flat, axis=0))
+            values = self._by_blocks(lambda block: np.quantile(block, flat, axis=1, overwrite_input=True))
         return np.asarray(values.reshape(*levels.shape, len(self.mean)))
 
     @property
@@ -143,7 +143,7 @@ class Prediction:
                 f"{self.n_draws:,} draws of {len(self.mean):,} rows are {size * 8 / 1e9:.0f} GB; ask for fewer with "
                 "predict(draws=...), for fewer rows, or for mean, sd and quantile(), which are streamed."
             )
-        return self._by_blocks(lambda block: block)
+        return self._by_blocks(np.transpose)
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each row of the data: mean, sd, q05, q50, q95."""
@@ -270,13 +270,15 @@ def _draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Int
 
 def linear_means(fit: Posterior, rows: LinearPredictor) -> Array:
     """Posterior means of the linear predictor (rows,); a new group's effect has mean 0."""
-    eta = rows.common(mean_coefficients(fit))
+    every = np.arange(rows.n_rows, dtype=np.int64)
+    eta = rows.common(mean_coefficients(fit)[None, :], every)
     if rows.factors:
         structure = statistics(fit.model).cross.structure
         effects = mean_effects(fit)
         for factor in rows.factors:
-            rows.add_effects(eta, factor, effects[structure.effects_of(factor.factor)], factor.codes.astype(np.int64))
-    return eta
+            own = np.ascontiguousarray(effects[structure.effects_of(factor.factor)][:, :, None])
+            rows.add_effects(eta, factor, own, factor.codes.astype(np.int64), every)
+    return eta[:, 0]
 
 
 def residual_table(fit: Posterior) -> pandas.DataFrame:
@@ -299,6 +301,15 @@ def residual_table(fit: Posterior) -> pandas.DataFrame:
     return pd.DataFrame(columns, index=design.data.index)
 
 
+def residual_variance(fit: Posterior, draws: Ints) -> Array:
+    """The residual variance of the fit's rows at some of its draws (rows, draws)."""
+    noise = _noise(fit.model.design, None, "response")
+    assert noise is not None
+    at = fit.model.hyperparameters.sigma_at
+    sigma = np.zeros(len(draws)) if at is None else np.exp(fit.result.draws_theta[draws, at])
+    return noise.variance(sigma, np.arange(fit.model.design.n_rows))
+
+
 def _mean_sigma(fit: Posterior) -> float:
     at = fit.model.hyperparameters.sigma_at
     return 0.0 if at is None else float(node_weights(fit.result) @ np.exp(fit.result.theta[:, at]))
@@ -315,9 +326,11 @@ class _Noise:
     share: Any
 
     def variance(self, sigma: Array, rows: Ints) -> Array:
-        """(draws, rows) for sigma (draws,)."""
-        known, share = (np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows] for value in (self.known, self.share))
-        return np.asarray(known + sigma[:, None] ** 2 * share)
+        """(rows, draws) for sigma (draws,)."""
+        known, share = (
+            np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows] for value in (self.known, self.share)
+        )
+        return np.asarray(known[:, None] + sigma**2 * share[:, None])
 
 
 def _noise(design: Design, new: NewRows | None, kind: str) -> _Noise | None:
@@ -348,8 +361,6 @@ class _Source:
 
     def head(self, count: int) -> _Source:
         """The same draws of the first rows alone."""
-        if "_held" in self.__dict__:
-            return self
         return _Source(self.fit, self.rows, self.kind, self.new_groups, self.noise, self.draws, count)
 
     @property
@@ -363,26 +374,44 @@ class _Source:
             return np.argsort(self.rows.factors[0].codes, kind="stable")
         return np.arange(self.rows.n_rows, dtype=np.int64)
 
-    def blocks(self) -> Iterator[tuple[Ints, Array]]:
-        """Yield row numbers and their draws (draws, rows)."""
+    def blocks(self, statistic: Callable[[Array], Array]) -> Iterator[tuple[Ints, Array]]:
+        """Yield row numbers and statistic((rows, draws)), whose last axis is the rows."""
         size = self.block_rows
-        with Progress(self.fit.result.settings.progress) as progress:
-            for number, start in enumerate(range(0, self.rows.n_rows, size)):
-                rows = self.order[start : start + size]
-                if self.first is not None:
-                    if not (rows < self.first).any():
-                        continue
-                    block = self.block(number, rows)
-                    keep = rows < self.first
-                    yield rows[keep], block[:, keep]
-                    continue
-                progress.update(start / self.rows.n_rows, "predictions")
-                yield rows, self.block(number, rows)
+        pieces = []
+        for number, start in enumerate(range(0, self.rows.n_rows, size)):
+            rows = self.order[start : start + size]
+            if self.first is None or (rows < self.first).any():
+                pieces.append((number, rows))
+
+        def work(piece: tuple[int, Ints]) -> tuple[Ints, Array]:
+            number, rows = piece
+            block = self.block(number, rows)
+            if self.first is not None:
+                keep = rows < self.first
+                rows, block = rows[keep], block[keep]
+            return rows, statistic(block)
+
+        threads = min(self.fit.result.settings.threads, len(pieces))
+        if threads <= 1:
+            yield from map(work, pieces)
+            return
+        self.prepare()
+        with Progress(self.fit.result.settings.progress) as progress, ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(pieces), threads):  # a few at a time: finished blocks must not pile up
+                progress.update(start / len(pieces), "predictions")
+                yield from pool.map(work, pieces[start : start + threads])
+
+    def prepare(self) -> None:
+        """Compute what the blocks share, before threads ask for it."""
+        _ = self.order, self._sigma, self._held, self._effect_draws
+        if self.new_groups == "sample":
+            for factor in self.rows.factors:
+                if factor.labels is not None and (factor.codes < 0).any():
+                    self._new_effects(factor)
 
     def block(self, number: int, rows: Ints) -> Array:
-        """The draws (draws, rows) of block `number`."""
-        result = self.fit.result
-        eta = self.rows.common(result.draws_beta[self.draws], rows)
+        """The draws (rows, draws) of block `number`."""
+        eta = self.rows.common(self.fit.result.draws_beta[self.draws], rows)
         for factor in self.rows.factors:
             self._add_known(eta, factor, rows)
             if factor.labels is not None and (factor.codes[rows] < 0).any():
@@ -417,7 +446,7 @@ class _Source:
 
     @cached_property
     def _held(self) -> dict[int, Array] | None:
-        """By factor, draws of all effects that are needed (draws, groups, q); None where they are too many to hold."""
+        """By factor, draws of all effects that are needed (groups, q, draws); None where they are too many to hold."""
         positions = [at for _, at in self._positions.values()]
         sizes = [at.size for at in positions]
         if sum(sizes) * len(self.draws) > MOST_EFFECTS and self._effect_draws.independent:
@@ -426,7 +455,7 @@ class _Source:
         drawn = self._effect_draws.of(flat) if flat.size else np.empty((len(self.draws), 0))
         parts = np.split(drawn, np.cumsum(sizes)[:-1], axis=1) if positions else []
         return {
-            factor: part.reshape(len(self.draws), *at.shape)
+            factor: np.ascontiguousarray(part.T).reshape(*at.shape, len(self.draws))
             for (factor, (_, at)), part in zip(self._positions.items(), parts, strict=True)
         }
 
@@ -439,7 +468,8 @@ class _Source:
         else:
             needed = np.unique(codes[codes >= 0])
             structure = statistics(self.fit.model).cross.structure
-            effects = self._effect_draws.of(structure.effects_of(factor.factor)[needed])
+            drawn = self._effect_draws.of(structure.effects_of(factor.factor)[needed])
+            effects = np.ascontiguousarray(np.moveaxis(drawn, 0, 2))
         if not needed.size:
             return
         place = np.minimum(np.searchsorted(needed, codes), needed.size - 1)
@@ -456,12 +486,12 @@ class _Source:
         elif self.new_groups == "population" and self.kind == "response":
             # Integrated over the population: a row's effect is drawn afresh. (Its mean, for an identity link, is 0.)
             columns = self.rows.V[rows[new]][:, factor.columns]
-            spread = np.einsum("rj,dij->dri", columns, np.swapaxes(self._lambda(factor.factor), 1, 2))
+            spread = np.einsum("rj,dji->rdi", columns, self._lambda(factor.factor))
             stream = random_stream(self.fit, NEW_GROUPS, factor.factor, number + 1)
-            eta[:, new] += np.sqrt((spread**2).sum(axis=2)) * stream.standard_normal((len(eta), int(new.sum())))
+            eta[new] += np.sqrt((spread**2).sum(axis=2)) * stream.standard_normal((int(new.sum()), eta.shape[1]))
 
     def _new_effects(self, factor: FactorRows) -> tuple[Array, Ints]:
-        """Draws (draws, new groups, q), one for each new group, and the new group of each row (-1: it is known)."""
+        """Draws (new groups, q, draws), one for each new group, and the new group of each row (-1: it is known)."""
         cache: dict[int, tuple[Array, Ints]] = self.__dict__.setdefault("_new", {})
         if factor.factor not in cache:
             assert factor.labels is not None
@@ -473,7 +503,8 @@ class _Source:
             if len(names) * lam.shape[1] * len(lam) > MOST_RETURNED:
                 raise ModelError(f"{len(names):,} new groups times {len(lam):,} draws are too many; predict(draws=...) takes fewer.")
             z = random_stream(self.fit, NEW_GROUPS, factor.factor, 0).standard_normal((len(lam), len(names), lam.shape[1]))
-            cache[factor.factor] = z @ np.swapaxes(lam, 1, 2), place
+            drawn = z @ np.swapaxes(lam, 1, 2)
+            cache[factor.factor] = np.ascontiguousarray(np.moveaxis(drawn, 0, 2)), place
         return cache[factor.factor]
 
     def _lambda(self, factor: int) -> Array:

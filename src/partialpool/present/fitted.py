@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from partialpool.present import canvas
@@ -72,7 +73,8 @@ def _panels(fit: Any, lines: Lines, figsize: tuple[float, float] | None) -> Figu
         axes.scatter(x[own], design.y[own], s=9, color="#333333", zorder=3, linewidths=0)
         axes.set_title(canvas.clip(str(lines.factor.labels[group]), 16), fontsize=canvas.SMALL, pad=2)
         axes.tick_params(labelsize=canvas.SMALL)
-        axes.locator_params(nbins=4)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=design.data[lines.predictor].dtype.kind in "iu"))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         canvas.tidy(axes, grid="")
         if position + across >= count:  # nothing below: a ragged last row leaves its columns without ticks otherwise
             axes.tick_params(labelbottom=True)

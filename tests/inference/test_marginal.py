@@ -1,0 +1,156 @@
+"""The importance-sampling engine: against quadrature, closed forms, and its own promises."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from cases import CASES, DATA, read
+from scipy import integrate, stats
+
+import partialpool as pp
+from partialpool.inference import marginal as engine
+from partialpool.inference.base import Settings
+from partialpool.inference.gaussian import GaussianMarginal
+from partialpool.inference.marginal import MarginalEngine
+
+
+def run(model, **settings):
+    return MarginalEngine().run(model, Settings(**({"seed": 1, "threads": 2} | settings)))
+
+
+def hyper_moments(model, result):
+    public = model.hyperparameters.public(result.theta)
+    weights = np.exp(result.log_weights)
+    mean = weights @ public
+    return mean, np.sqrt(weights @ (public - mean) ** 2)
+
+
+def grid(model, axes):
+    """Posterior moments of the hyperparameters, and log p(y), by brute-force summation on a fine grid of theta."""
+    mesh = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+    log_density = GaussianMarginal(model).value(mesh)[0] + model.hyperparameters.log_prior(mesh)[0]
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    weights = np.exp(log_density - log_density.max())
+    log_evidence = np.log(weights.sum() * cell) + log_density.max()
+    weights /= weights.sum()
+    public = model.hyperparameters.public(mesh)
+    mean = weights @ public
+    return mean, np.sqrt(weights @ (public - mean) ** 2), log_evidence
+
+
+@pytest.mark.parametrize("name", ["sd at zero", "known errors", "t prior"])
+def test_posterior_equals_a_grid(name):
+    model = CASES[name].model()
+    size = model.hyperparameters.size
+    result = run(model, ess=20_000)
+    if size == 1:
+        axes = [np.linspace(-12, 7, 20_000)]
+    elif size == 2:
+        axes = [np.linspace(-12, 4, 900), np.linspace(0.3, 2.6, 250)]
+    else:
+        axes = [np.linspace(2, 6.5, 110), np.linspace(2.9, 4, 70), np.linspace(-4, 12, 160)]
+    mean, sd, log_evidence = grid(model, axes)
+    ours, our_sd = hyper_moments(model, result)
+    np.testing.assert_allclose(ours, mean, atol=4 * sd.max() / np.sqrt(20_000), rtol=0.01)
+    np.testing.assert_allclose(our_sd, sd, rtol=0.03)
+    assert result.log_marginal_likelihood == pytest.approx(log_evidence, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["eight_schools", "radon_variable_intercept", "radon_variable_intercept_slope"])
+def test_posteriors_of_the_references(name):
+    """Means within 0.05 reference sds (0.1 for eight schools, whose reference is Monte Carlo), sds within 5%."""
+    reference = json.loads((DATA / "posteriors.json").read_text())[name]
+    if name == "eight_schools":
+        model = CASES["known errors"].model()
+        renamed = {"tau": "sd(Intercept|school)"}
+    else:
+        half = pp.HalfNormal(1)
+        slope = "slope" in name
+        model = pp.Model.from_formula(
+            "log_radon ~ 1 + floor + (1 + floor || county)" if slope else "log_radon ~ 1 + floor + (1 | county)",
+            read("radon.csv"),
+            priors={"Intercept": pp.Normal(0, 10), "beta": pp.Normal(0, 10), "sd": half, "sigma": half},
+        )
+        renamed = {"sigma_y": "sigma", "sigma_alpha": "sd(Intercept|county)", "sigma_beta": "sd(floor|county)"}
+    result = run(model, draws=40_000, ess=20_000)
+    mean, sd = hyper_moments(model, result)
+    names = model.hyperparameters.names
+    draws = model.hyperparameters.public(result.draws_theta)
+    checked = 0
+    for theirs, ours in renamed.items():
+        if theirs not in reference["params"] or ours not in names:
+            continue
+        target, k = reference["params"][theirs], names.index(ours)
+        slack = 0.1 if name == "eight_schools" else 0.05
+        assert abs(mean[k] - target["mean"]) < slack * target["sd"]
+        assert sd[k] == pytest.approx(target["sd"], rel=0.05)
+        for q in ("q05", "q95"):
+            assert abs(np.quantile(draws[:, k], float(q[1:]) / 100) - target[q]) < 0.1 * target["sd"]
+        checked += 1
+    assert checked == len([ours for ours in renamed.values() if ours in names])
+
+
+def test_without_hyperparameters_the_posterior_is_conjugate():
+    frame = pd.DataFrame({"y": [1.0, 2.0, 4.0], "s": [1.0, 0.5, 2.0]})
+    model = pp.Model.from_formula("y | se(s) ~ 1", frame, priors={"Intercept": pp.Normal(0, 3)})
+    result = run(model)
+    precision = 1 / 9 + (1 / frame["s"] ** 2).sum()
+    assert result.beta_mean[0, 0] == pytest.approx((frame["y"] / frame["s"] ** 2).sum() / precision, rel=1e-12)
+    assert result.beta_sd[0, 0] == pytest.approx(precision**-0.5, rel=1e-12)
+    covariance = np.diag(frame["s"] ** 2) + 9
+    exact = stats.multivariate_normal(np.zeros(3), covariance).logpdf(frame["y"])
+    assert result.log_marginal_likelihood == pytest.approx(exact, rel=1e-12)
+
+
+def test_linear_regression_equals_quadrature_over_sigma():
+    model = CASES["no groups"].model()
+    result = run(model, ess=20_000)
+    marginal = GaussianMarginal(model)
+
+    def density(log_sigma):
+        theta = np.array([[log_sigma]])
+        return float(marginal.value(theta)[0][0] + model.hyperparameters.log_prior(theta)[0][0])
+
+    peak = density(np.log(47.7))
+    total = integrate.quad(lambda t: np.exp(density(t) - peak), 3, 5)[0]
+    mean = integrate.quad(lambda t: np.exp(t + density(t) - peak), 3, 5)[0] / total
+    assert hyper_moments(model, result)[0][0] == pytest.approx(mean, rel=2e-3)
+    assert result.log_marginal_likelihood == pytest.approx(np.log(total) + peak, abs=0.01)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_model_is_explored_well_and_reproducibly(name):
+    model = CASES[name].model()
+    first, again = run(model, draws=500), run(model, draws=500, threads=1)
+    assert first.accuracy.trusted
+    assert min(first.accuracy.ess.values()) >= 1000
+    for field in ("theta", "log_weights", "draws_theta", "draws_beta", "beta_mean"):
+        np.testing.assert_array_equal(getattr(first, field), getattr(again, field))
+    assert np.isnan(first.log_marginal_likelihood) == (name == "flat prior")
+
+
+@pytest.mark.parametrize("name", ["correlated slopes", "three levels"])
+def test_interpolation_gives_the_same_posterior(name, monkeypatch):
+    model = CASES[name].model()
+    plain = run(model, ess=4000)
+    monkeypatch.setattr(engine, "PATIENCE", 0.0)
+    few = run(model, ess=1000)
+    used = few.accuracy.surrogate_error is not None
+    assert used or any("interpolation given up" in step for step in few.accuracy.steps)
+    mean, sd = hyper_moments(model, plain)
+    ours, our_sd = hyper_moments(model, few)
+    assert np.all(np.abs(ours - mean) < 4 * sd * np.hypot(1000**-0.5, 4000**-0.5))
+    np.testing.assert_allclose(our_sd, sd, rtol=0.1)
+
+
+def test_draws_follow_the_weighted_nodes():
+    model = CASES["correlated slopes"].model()
+    result = run(model, draws=20_000, ess=20_000)
+    weights = np.exp(result.log_weights)
+    mean = weights @ result.beta_mean
+    sd = np.sqrt(weights @ (result.beta_sd**2 + (result.beta_mean - mean) ** 2))
+    np.testing.assert_allclose(result.draws_beta.mean(0), mean, atol=4 * sd.max() / np.sqrt(20_000))
+    np.testing.assert_allclose(result.draws_beta.std(0), sd, rtol=0.03)
