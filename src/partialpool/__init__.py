@@ -31,7 +31,7 @@ _WHERE = {
 }  # fmt: skip
 _MODULES = {"datasets": "partialpool.datasets", "families": "partialpool.spec.families"}
 
-__all__ = sorted([*_WHERE, *_MODULES])
+__all__ = [*_WHERE, *_MODULES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from partialpool import datasets as datasets
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     )
     from partialpool.inference.select import select_engine as select_engine
     from partialpool.model import Model as Model
-    from partialpool.posterior.posterior import Posterior as Posterior
     from partialpool.posterior.fitting import fit as fit
+    from partialpool.posterior.posterior import Posterior as Posterior
     from partialpool.posterior.predict import Prediction as Prediction
     from partialpool.posterior.storage import load as load
     from partialpool.spec import families as families

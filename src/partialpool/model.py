@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ class Model:
 
     design: Design
     priors: PriorTable
-    family: Gaussian = Gaussian()
+    family: Gaussian = field(default_factory=Gaussian)
 
     @classmethod
     def from_formula(
@@ -329,7 +329,9 @@ def prior_slots(design: Design) -> list[Slot]:
             slots.append(Slot(f"sd({name}|{factor})", "sd", (f"sd({factor})", "sd"), default_sd, note))
         if group.correlated and len(group.names) > 1:
             slot = correlation_slot(design, group)
-            slots.append(Slot(slot, "cor", (f"cor({factor})", "cor"), LKJ(1), "every correlation matrix equally likely"))
+            slots.append(
+                Slot(slot, "cor", (f"cor({factor})", "cor"), LKJ(1), "every correlation matrix equally likely")
+            )
     if design.se is None or design.se_sigma:
         slots.append(Slot("sigma", "sigma", (), HalfStudentT(3, _round(2.5 * spread)), "2.5 sd(y)"))
     return slots
@@ -347,7 +349,8 @@ def _location_scale(name: str, prior: Distribution) -> tuple[float, float, float
     if isinstance(prior, Flat):
         return 0.0, 1.0, 0.0
     raise PriorError(
-        f"The prior {prior} of the coefficient {name!r} cannot be integrated out exactly. Use Normal, StudentT, Cauchy or Flat."
+        f"The prior {prior} of the coefficient {name!r} cannot be integrated out exactly. "
+        "Use Normal, StudentT, Cauchy or Flat."
     )
 
 

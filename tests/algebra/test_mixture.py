@@ -11,7 +11,9 @@ from partialpool.algebra.mixture import mixture_summary
 
 
 def expected(weights, means, sds, p):
-    return brentq(lambda x: weights @ norm.cdf(x, means, sds) - p, (means - 40 * sds).min(), (means + 40 * sds).max(), xtol=1e-13)
+    return brentq(
+        lambda x: weights @ norm.cdf(x, means, sds) - p, (means - 40 * sds).min(), (means + 40 * sds).max(), xtol=1e-13
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0, 30.0])
@@ -32,7 +34,7 @@ def test_quantiles(spread):
 def test_points_and_constants():
     weights = np.array([1.0, 1.0, 2.0])
     means = np.array([[0.0, 3.0], [1.0, 3.0], [2.0, 3.0]])
-    mean, sd, quantiles = mixture_summary(weights, means, np.zeros((3, 2)), [0.1, 0.3, 0.9])
+    _, sd, quantiles = mixture_summary(weights, means, np.zeros((3, 2)), [0.1, 0.3, 0.9])
     np.testing.assert_allclose(quantiles[:, 0], [0, 1, 2], atol=1e-5)
     np.testing.assert_allclose(quantiles[:, 1], 3)
     assert sd[1] == 0

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from cases import CASES, lme4_fits, lme4_model, lme4_parameters
 from scipy import stats
 
 import partialpool as pp
+from cases import CASES, lme4_fits, lme4_model, lme4_parameters
 from partialpool.inference.gaussian import GaussianMarginal
 
 ML = [name for name, fit in lme4_fits().items() if fit["method"] == "ML"]

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from cases import CASES, DATA, read
 from scipy import integrate, stats
 
 import partialpool as pp
+from cases import CASES, DATA, read
 from partialpool.inference import marginal as engine
 from partialpool.inference.base import Settings
 from partialpool.inference.gaussian import GaussianMarginal

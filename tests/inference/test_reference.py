@@ -16,9 +16,13 @@ from partialpool.spec.distributions import Flat, HalfCauchy, Normal
 
 PRIORS = {
     "normal": {},
-    "student": {"x": "StudentT(3, 0, 1)", "Intercept": "Cauchy(0, 2)", "sd": "HalfCauchy(1)", "sigma": "Exponential(1)"},
+    "student": {
+        "x": "StudentT(3, 0, 1)", "Intercept": "Cauchy(0, 2)", "sd": "HalfCauchy(1)", "sigma": "Exponential(1)"
+    },
     "flat": {"beta": Flat(), "Intercept": Flat(), "sd(Intercept|g)": "Gamma(2, 1)", "sigma": "InverseGamma(2, 1)"},
-    "bounded": {"sd(Intercept|g)": "Uniform(0.2, 3)", "sd(z|h)": "Beta(2, 3)", "cor": "LKJ(3)", "sigma": "HalfNormal(2)"},
+    "bounded": {
+        "sd(Intercept|g)": "Uniform(0.2, 3)", "sd(z|h)": "Beta(2, 3)", "cor": "LKJ(3)", "sigma": "HalfNormal(2)"
+    },
 }
 RESPONSES = {
     "plain": "y",
@@ -114,9 +118,11 @@ def test_eight_schools(data_folder: Path) -> None:
     assert max(result.accuracy.rhat.values()) < 1.01
 
 
-def test_the_same_to_the_bit_and_effects_aligned(data_folder: Path) -> None:
+def test_the_same_to_the_bit_and_effects_aligned(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.from_formula("Yield ~ 1 + (1 | Batch)", pd.read_csv(data_folder / "Dyestuff2.csv"))
     settings = Settings(draws=1000, ess=50, seed=7)
+    monkeypatch.setattr(reference, "FIRST", 250)
+    monkeypatch.setattr(reference, "TUNE", 300)
     one, two = ReferenceEngine().run(model, settings), ReferenceEngine().run(model, Settings(1000, 50, 7, threads=2))
     assert np.array_equal(one.theta, two.theta)
     assert one.effects is not None and two.effects is not None

@@ -11,7 +11,13 @@ from partialpool.posterior import arviz as arviz_module
 
 def test_posterior_and_its_names(slopes):
     tree = slopes.to_arviz()
-    assert set(tree.children) == {"posterior", "sample_stats", "observed_data", "log_likelihood", "posterior_predictive"}
+    assert set(tree.children) == {
+        "posterior",
+        "sample_stats",
+        "observed_data",
+        "log_likelihood",
+        "posterior_predictive",
+    }
     posterior = tree["posterior"]
     for name in slopes.parameters:
         np.testing.assert_array_equal(posterior[name].values, slopes.draws(name)[None])
@@ -43,9 +49,7 @@ def test_rows_get_fewer_draws_where_they_are_many(slopes, monkeypatch):
     likelihood = tree["log_likelihood"]["Reaction"]
     assert likelihood.shape == (1, 100, 180)
     picked = likelihood.coords["draw"].values
-    expected = norm.logpdf(
-        slopes.model.design.y, slopes.predict().draws[picked], slopes.draws("sigma")[picked, None]
-    )
+    expected = norm.logpdf(slopes.model.design.y, slopes.predict().draws[picked], slopes.draws("sigma")[picked, None])
     np.testing.assert_allclose(likelihood.values[0], expected, atol=1e-8)
     assert "Days|Subject" not in tree["posterior"]
     assert "left out" in tree.attrs["note"]

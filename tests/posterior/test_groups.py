@@ -68,7 +68,9 @@ def test_draws_repeat_and_a_part_of_them_is_a_part_of_all(slopes):
     assert np.array_equal(first, again)
     assert first.shape == (4000, 18, 2)
     some = slopes.group_draws("Subject", [330, "308"])
-    assert np.array_equal(some, first[:, [slopes.model.design.factors[0].labels.tolist().index(k) for k in ("330", "308")]])
+    assert np.array_equal(
+        some, first[:, [slopes.model.design.factors[0].labels.tolist().index(k) for k in ("330", "308")]]
+    )
     assert np.array_equal(slopes.draws("Subject[308,Days]"), some[:, 1, 1])
 
 

@@ -50,7 +50,12 @@ def test_chains_have_rhat(balanced_fit):
     theta = rng.normal(size=(400, 2)) * 0.1
     beta = rng.normal(size=(400, 1))
     chained = replace(
-        result, theta=theta, log_weights=np.full(400, -np.log(400)), beta_mean=beta, beta_sd=np.zeros((400, 1)), chains=4
+        result,
+        theta=theta,
+        log_weights=np.full(400, -np.log(400)),
+        beta_mean=beta,
+        beta_sd=np.zeros((400, 1)),
+        chains=4,
     )
     table = Posterior(balanced_fit.model, chained).summary()
     assert table.columns.tolist()[-1] == "rhat"
@@ -132,7 +137,13 @@ def test_slopes_have_mean_components_and_no_icc(slopes):
 
 def test_repr_says_what_matters(slopes, nested):
     text = repr(slopes)
-    for part in ("Reaction ~ Days", "180 rows; Subject 18", "sd(Days|Subject)", "Shrinkage of Days by Subject", "passed"):
+    for part in (
+        "Reaction ~ Days",
+        "180 rows; Subject 18",
+        "sd(Days|Subject)",
+        "Shrinkage of Days by Subject",
+        "passed",
+    ):
         assert part in text
     assert "batch:cask 30" in repr(nested)
     page = slopes._repr_html_()

@@ -32,7 +32,9 @@ def same_without_rows(first, second):
         assert np.array_equal(first.group_draws(factor.name), second.group_draws(factor.name))
     new = first.model.design.data.iloc[[0, 5]]
     for kind in ("mean", "response"):
-        pd.testing.assert_frame_equal(first.predict(new, kind=kind).to_frame(), second.predict(new, kind=kind).to_frame())
+        pd.testing.assert_frame_equal(
+            first.predict(new, kind=kind).to_frame(), second.predict(new, kind=kind).to_frame()
+        )
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -43,7 +43,10 @@ ROOT_LAM = 3
 ROOT_U = 4  # start of the factor's effects in the vector of all group effects
 
 
-@kernel("void(int64[::1], float64[:,::1], float64[::1], int64[::1], float64[::1], int64[::1], float64[::1], float64[::1], int64, float64[::1])")
+@kernel(
+    "void(int64[::1], float64[:,::1], float64[::1], int64[::1], float64[::1], int64[::1], float64[::1], float64[::1], "
+    "int64, float64[::1])"
+)
 def add_cross_products(codes, columns, y, left, left_centre, right, right_centre, weight, stride, out):
     """Add weight_i (column left[a] - its centre)_i (column right[b] - its centre)_i at codes[i] stride + a w + b.
 
@@ -251,8 +254,8 @@ SIGNATURE_STRUCTURE = "int64[:,::1], int64[::1], int64[::1], int64[::1], int64[:
 
 
 @kernel(
-    f"float64({SIGNATURE_STRUCTURE}, float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "float64[::1], float64, int64[:,::1], boolean, float64[::1], float64[::1], float64[::1], "
+    f"float64({SIGNATURE_STRUCTURE}, float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "float64[::1], float64[::1], float64, int64[:,::1], boolean, float64[::1], float64[::1], float64[::1], "
     "int64, int64[::1], float64[::1], float64[::1], float64[::1], int64)"
 )
 def eliminate(
@@ -436,8 +439,9 @@ def evaluate_batch(
 ):
     """Many theta in one call, for a root narrow enough to be factorised here.
 
-    lams (nodes, .), inv_vars (nodes), scales (nodes, p). Writes pieces (nodes, 2): half log-determinant (without that of the
-    coefficients where `profile`) and the quadratic form; means (nodes, p) of b; lows (nodes, p p).
+    lams (nodes, .), inv_vars (nodes), scales (nodes, p). Writes pieces (nodes, 2): half
+    log-determinant (without that of the coefficients where `profile`) and the quadratic form; means (nodes, p) of
+    b; lows (nodes, p p).
     """
     p = scales.shape[1]
     p1 = p + 1

@@ -21,16 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.algebra import blocks, descent, lapack
+from partialpool.algebra import blocks, descent, draws, lapack
+from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.structure import CrossProducts
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 Array = NDArray[np.float64]
 
@@ -137,10 +136,21 @@ class LeafRoot:
             Leave the coefficients' own determinant out, as maximum likelihood does.
         """
         out = self._allocate(lams.shape[0])
-        self._over_nodes(lams.shape[0], lambda part, space: self._evaluate(part, space, lams, inv_vars, scales, profile, out))
+        self._over_nodes(
+            lams.shape[0], lambda part, space: self._evaluate(part, space, lams, inv_vars, scales, profile, out)
+        )
         return self._evaluation(out)
 
-    def _evaluate(self, part: slice, space: Workspace | None, lams: Array, inv_vars: Array, scales: Array, profile: bool, out: dict[str, Array]) -> None:
+    def _evaluate(
+        self,
+        part: slice,
+        space: Workspace | None,
+        lams: Array,
+        inv_vars: Array,
+        scales: Array,
+        profile: bool,
+        out: dict[str, Array],
+    ) -> None:
         cross, structure = self.cross, self.cross.structure
         if space is None:
             blocks.evaluate_batch(
@@ -171,7 +181,16 @@ class LeafRoot:
         )
         return Moments(self._evaluation(out), out["zz"], out["u_mean"], out["u_var"])
 
-    def _moments(self, part: slice, space: Workspace | None, lams: Array, inv_vars: Array, scales: Array, profile: bool, out: dict[str, Array]) -> None:
+    def _moments(
+        self,
+        part: slice,
+        space: Workspace | None,
+        lams: Array,
+        inv_vars: Array,
+        scales: Array,
+        profile: bool,
+        out: dict[str, Array],
+    ) -> None:
         cross, structure = self.cross, self.cross.structure
         if space is None:
             descent.moments_batch(
@@ -198,7 +217,7 @@ class LeafRoot:
 
         def work(part: slice, space: Workspace | None) -> None:
             if space is None:
-                descent.draw_batch(
+                draws.draw_batch(
                     *self._lead, *cross.values, structure.ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
                     structure.root_blocks, lams[part], inv_vars[part], betas[part], normals[part], u[part],
                 )  # fmt: skip
@@ -239,14 +258,27 @@ class LeafRoot:
         space.xx[:] -= (root_x.T @ root_x).ravel()
         return float(half_log_det + np.log(root.diagonal()).sum())
 
-    def _factor_wide(self, node: int, space: Workspace, lam: Array, inv_var: float, scale: Array, profile: bool, out: dict[str, Array], *, keep: bool) -> None:
+    def _factor_wide(
+        self,
+        node: int,
+        space: Workspace,
+        lam: Array,
+        inv_var: float,
+        scale: Array,
+        profile: bool,
+        out: dict[str, Array],
+        *,
+        keep: bool,
+    ) -> None:
         half_log_det = self._eliminate_wide(space, lam, inv_var, keep=keep)
         last, square = blocks.finish_coefficients(
             space.xx, scale, self.proper, self.n_coefficients, out["lows"][node], out["means"][node]
         )
         out["pieces"][node] = (half_log_det if profile else half_log_det + last), space.xx[-1] - square
 
-    def _moments_wide(self, node: int, space: Workspace, lam: Array, scale: Array, profile: bool, out: dict[str, Array]) -> None:
+    def _moments_wide(
+        self, node: int, space: Workspace, lam: Array, scale: Array, profile: bool, out: dict[str, Array]
+    ) -> None:
         structure = self.cross.structure
         n_root, p = self.n_root, self.n_coefficients
         beta_mean = scale * out["means"][node]
@@ -267,11 +299,24 @@ class LeafRoot:
         zz, u_mean, u_var = out["zz"][node], out["u_mean"][node], out["u_var"][node]
         root_beta = np.ascontiguousarray(root_beta_cov).ravel()
         descent.dense_root_moments(
-            structure.root_blocks, lam, n_root, p, space.root, solved.ravel(), root_beta, z_mean, root_mean, zz, u_mean, u_var
+            structure.root_blocks,
+            lam,
+            n_root,
+            p,
+            space.root,
+            solved.ravel(),
+            root_beta,
+            z_mean,
+            root_mean,
+            zz,
+            u_mean,
+            u_var,
         )
         self._descend(space, lam, root_beta, beta_cov, root_mean, beta_mean, space.root, node, out)
 
-    def _moments_sparse(self, node: int, space: Workspace, lam: Array, beta_mean: Array, beta_cov: Array, out: dict[str, Array]) -> None:
+    def _moments_sparse(
+        self, node: int, space: Workspace, lam: Array, beta_mean: Array, beta_cov: Array, out: dict[str, Array]
+    ) -> None:
         structure, p = self.cross.structure, self.n_coefficients
         sparse = structure.sparse
         assert sparse is not None
@@ -283,7 +328,18 @@ class LeafRoot:
         root_beta = np.ascontiguousarray(root_beta_cov).ravel()
         self._descend(space, lam, root_beta, beta_cov, root_mean, beta_mean, covariance, node, out)
 
-    def _descend(self, space: Workspace, lam: Array, root_beta: Array, beta_cov: Array, root_mean: Array, beta_mean: Array, root_cov: Array, node: int, out: dict[str, Array]) -> None:
+    def _descend(
+        self,
+        space: Workspace,
+        lam: Array,
+        root_beta: Array,
+        beta_cov: Array,
+        root_mean: Array,
+        beta_mean: Array,
+        root_cov: Array,
+        node: int,
+        out: dict[str, Array],
+    ) -> None:
         descent.descend(
             *self._lead, lam, space.y_b, space.y_s, space.low, self.n_root, self.cross.structure.pair_at, root_cov,
             root_beta, beta_cov.ravel(), root_mean, beta_mean, self.n_coefficients,
@@ -308,11 +364,11 @@ class LeafRoot:
         z = (root_x[:, p] - root_x[:, :p] @ beta + noise)[:, None]
         lapack.solve_triangular_in_place(space.root.reshape(n_root, n_root), z, transposed=True)
         root_u = np.ascontiguousarray(z[:, 0])
-        descent.colour_root_effects(structure.root_blocks, lam, root_u, u)
+        draws.colour_root_effects(structure.root_blocks, lam, root_u, u)
         self._draw_chain(space, lam, root_u, beta, normals, u)
 
     def _draw_chain(self, space: Workspace, lam: Array, root_u: Array, beta: Array, normals: Array, u: Array) -> None:
-        descent.draw_chain(
+        draws.draw_chain(
             *self._lead, lam, space.y_b, space.y_s, space.low, np.ascontiguousarray(root_u), np.ascontiguousarray(beta),
             self.n_coefficients, normals, u,
         )  # fmt: skip
@@ -325,7 +381,9 @@ class LeafRoot:
 
     def _evaluation(self, out: dict[str, Array]) -> Evaluation:
         p = self.n_coefficients
-        return Evaluation(out["pieces"][:, 0], out["pieces"][:, 1], out["means"], out["lows"].reshape(len(out["means"]), p, p))
+        return Evaluation(
+            out["pieces"][:, 0], out["pieces"][:, 1], out["means"], out["lows"].reshape(len(out["means"]), p, p)
+        )
 
     def _workspace(self, *, keep: bool) -> Workspace:
         cross, structure = self.cross, self.cross.structure
@@ -346,22 +404,15 @@ class LeafRoot:
         """Split the nodes over threads; every node is computed alone, so the split changes no result."""
         threads = min(self.threads, count)
         edges = np.linspace(0, count, threads + 1).astype(int)
-        parts = [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        parts = [slice(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
         def one(part: slice) -> None:
             work(part, self._workspace(keep=keep) if self.wide else None)
 
-        with _one_blas_thread() if self.wide else nullcontext():
+        with one_blas_thread() if self.wide else nullcontext():
             if len(parts) <= 1:
                 for part in parts:
                     one(part)
                 return
             with ThreadPoolExecutor(len(parts)) as pool:
                 list(pool.map(one, parts))
-
-
-def _one_blas_thread() -> AbstractContextManager[Any]:
-    """One thread a LAPACK call while the nodes are spread over threads (restored on leaving)."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")  # type: ignore[no-any-return]

@@ -20,7 +20,6 @@ from partialpool.algebra.blocks import (
     IDX_AT,
     LAM_AT,
     PTR_AT,
-    Q,
     ROOT_GROUPS,
     ROOT_LAM,
     ROOT_Q,
@@ -31,6 +30,7 @@ from partialpool.algebra.blocks import (
     U_AT,
     UP_AT,
     WIDTH,
+    Q,
     eliminate_range,
     factor_coefficients,
     factor_small_root,
@@ -58,9 +58,9 @@ def descend_levels(
 ):
     """Moments of all chain levels, top down.
 
-    root_cov (layout of the root's factor), root_beta_cov (n_root x p), beta_cov (p x p), root_mean, beta_mean: in the raw
-    scale. cov_d, cov_b, cov_s: work for the levels above the leaf. Adds the sum over groups of E[z z'] to zz (layout of
-    lam); writes u_mean and u_var unless they have length 0.
+    root_cov (layout of the root's factor), root_beta_cov (n_root x p), beta_cov (p x p), root_mean, beta_mean: in the
+    raw scale. cov_d, cov_b, cov_s: work for the levels above the leaf. Adds the sum over groups of E[z z'] to zz (layout
+    of lam); writes u_mean and u_var unless they have length 0.
     """
     n_levels = levels.shape[0]
     q_max, w_max, m_max = 1, 1, 1
@@ -291,11 +291,13 @@ def coefficient_covariance(coefficient_low, scale, p, beta_cov):
 
 @helper
 def small_root_moments(
-    root, root_x, root_blocks, lam, n_root, p, beta_cov, beta_mean, root_cov, root_beta_cov, root_mean, zz, u_mean, u_var
+    root, root_x, root_blocks, lam, n_root, p, beta_cov, beta_mean, root_cov, root_beta_cov, root_mean, zz, u_mean,
+    u_var,
 ):
     """Moments of the effects of a dense root that was factorised by `factor_small_root`.
 
-    root holds L, root_x holds W = L^-1 [root_x]. Fills root_cov (raw scale, lower triangle), root_beta_cov, root_mean; adds to zz.
+    root holds L, root_x holds W = L^-1 [root_x]. Fills root_cov (raw scale, lower triangle), root_beta_cov, root_mean;
+    adds to zz.
     """
     p1 = p + 1
     u = np.empty((n_root, p1))
@@ -485,129 +487,3 @@ def moments_batch(
             root_cov, root_beta_cov, beta_cov, root_mean, beta_mean, p,
             cov_d, cov_b, cov_s, zz[node], u_mean[node], u_var[node],
         )
-
-
-@helper
-def draw_levels(levels, parent, ptr, idx, up, lam, y_b, y_s, low, root_u, beta, p, normals, u):
-    """One draw of all chain levels given the root's effects and the coefficients (raw scale), from the top down."""
-    n_levels = levels.shape[0]
-    q_max = 1
-    for k in range(n_levels):
-        q_max = max(q_max, levels[k, Q])
-    z = np.empty(q_max)
-    for k in range(n_levels - 1, -1, -1):
-        q = levels[k, Q]
-        w = levels[k, WIDTH]
-        lam_at = levels[k, LAM_AT]
-        for g in range(levels[k, GROUPS]):
-            low_at = levels[k, D_AT] + g * q * q
-            b_at = levels[k, B_AT] + g * q * w
-            first = ptr[levels[k, PTR_AT] + g]
-            m = ptr[levels[k, PTR_AT] + g + 1] - first
-            s_at = levels[k, S_AT] + first * q
-            u_at = levels[k, U_AT] + g * q
-            for i in range(q):
-                row = b_at + i * w
-                t = y_b[row + w - 1] + normals[u_at + i]
-                h = g
-                start = 0
-                for a in range(k + 1, n_levels):
-                    h = parent[levels[a - 1, UP_AT] + h]
-                    at = levels[a, U_AT] + h * levels[a, Q]
-                    for c in range(levels[a, Q]):
-                        t -= y_b[row + start + c] * u[at + c]
-                    start += levels[a, Q]
-                for c in range(p):
-                    t -= y_b[row + start + c] * beta[c]
-                for e in range(m):
-                    t -= y_s[s_at + e * q + i] * root_u[idx[levels[k, IDX_AT] + first + e]]
-                z[i] = t
-            solve_low_transposed(low, low_at, q, z)
-            for i in range(q):
-                t = 0.0
-                for r in range(i + 1):
-                    t += lam[lam_at + i * q + r] * z[r]
-                u[u_at + i] = t
-
-
-@kernel(
-    f"void({SIGNATURE_STRUCTURE}, float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "int64, float64[::1], float64[::1])"
-)
-def draw_chain(levels, parent, ptr, idx, up, lam, y_b, y_s, low, root_u, beta, p, normals, u):
-    """`draw_levels` as a kernel of its own."""
-    draw_levels(levels, parent, ptr, idx, up, lam, y_b, y_s, low, root_u, beta, p, normals, u)
-
-
-@kernel(
-    f"void({SIGNATURE_STRUCTURE}, float64[::1], float64[::1], float64[::1], int64[:,::1], int64[::1], float64[::1], "
-    "float64[::1], float64[::1], int64[:,::1], float64[:,::1], float64[::1], float64[:,::1], float64[:,::1], "
-    "float64[:,::1])"
-)
-def draw_batch(
-    levels, parent, ptr, idx, up, d, b, s, ranges, root_at, root_v, gx, gxx, root_blocks,
-    lams, inv_vars, betas, normals, u,
-):
-    """Draws of all group effects given theta and the coefficients (raw scale), a row of `u` a draw."""
-    p = betas.shape[1]
-    p1 = p + 1
-    n_root = gx.size // p1
-    n_levels = levels.shape[0]
-    d_work = np.empty(d.size - levels[1, D_AT] if n_levels > 1 else 0)
-    b_work = np.empty(b.size - levels[1, B_AT] if n_levels > 1 else 0)
-    s_work = np.empty(s.size - levels[1, S_AT] if n_levels > 1 else 0)
-    low, y_b, y_s = np.empty(d.size), np.empty(b.size), np.empty(s.size)
-    root = np.empty(n_root * n_root)
-    root_x = np.empty(n_root * p1)
-    root_u = np.empty(n_root)
-    xx = np.empty(p1 * p1)
-    no_pairs = np.empty(0, np.int64)
-    for node in range(lams.shape[0]):
-        lam = lams[node]
-        beta = betas[node]
-        load_work(
-            levels, d, b, s, inv_vars[node], d_work, b_work, s_work, root_at, root_v, root, gx, root_x, gxx, xx
-        )
-        eliminate_range(
-            levels, parent, ptr, idx, up, d, b, s, d_work, b_work, s_work, lam, inv_vars[node], ranges, True,
-            y_b, y_s, low, n_root, no_pairs, root, root_x, xx, p1,
-        )
-        whiten_root(root, root_x, root_blocks, lam, n_root, p1)
-        factor_small_root(root, root_x, xx, n_root, p1)
-        for t in range(root_blocks.shape[0]):  # first the standard normals, in root order
-            start = root_blocks[t, ROOT_START]
-            for i in range(root_blocks[t, ROOT_GROUPS] * root_blocks[t, ROOT_Q]):
-                root_u[start + i] = normals[node, root_blocks[t, ROOT_U] + i]
-        for i in range(n_root - 1, -1, -1):
-            t = root_x[i * p1 + p] + root_u[i]
-            for c in range(p):
-                t -= root_x[i * p1 + c] * beta[c]
-            for r in range(i + 1, n_root):
-                t -= root[r * n_root + i] * root_u[r]
-            root_u[i] = t / root[i * n_root + i]
-        colour_root(root_blocks, lam, root_u, u[node])
-        draw_levels(levels, parent, ptr, idx, up, lam, y_b, y_s, low, root_u, beta, p, normals[node], u[node])
-
-
-@helper
-def colour_root(root_blocks, lam, root_u, u):
-    """root_u := Lambda root_u by blocks, and its copy in the vector of all effects."""
-    for t in range(root_blocks.shape[0]):
-        start = root_blocks[t, ROOT_START]
-        q = root_blocks[t, ROOT_Q]
-        lam_at = root_blocks[t, ROOT_LAM]
-        for g in range(root_blocks[t, ROOT_GROUPS]):
-            first = start + g * q
-            for i in range(q - 1, -1, -1):
-                value = 0.0
-                for r in range(i + 1):
-                    value += lam[lam_at + i * q + r] * root_u[first + r]
-                root_u[first + i] = value
-            for i in range(q):
-                u[root_blocks[t, ROOT_U] + g * q + i] = root_u[first + i]
-
-
-@kernel("void(int64[:,::1], float64[::1], float64[::1], float64[::1])")
-def colour_root_effects(root_blocks, lam, root_u, u):
-    """`colour_root` as a kernel of its own."""
-    colour_root(root_blocks, lam, root_u, u)

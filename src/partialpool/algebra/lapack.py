@@ -7,6 +7,9 @@ are SciPy's own (``scipy.linalg.cython_lapack``), reached through their C entry 
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -14,6 +17,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+_limit_lock = threading.Lock()
+_limit_holders = 0
+_limit: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One thread a BLAS call while Python threads share the cores; the last of nested or concurrent users restores it."""
+    global _limit, _limit_holders
+    from threadpoolctl import threadpool_limits
+
+    with _limit_lock:
+        if not _limit_holders:
+            _limit = threadpool_limits(1, user_api="blas")
+        _limit_holders += 1
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limit_holders -= 1
+            if not _limit_holders:
+                _limit.restore_original_limits()
 
 
 @cache

@@ -20,11 +20,14 @@ Array = NDArray[np.float64]
 
 #: The quantile is found to this share of the mixture's standard deviation.
 TOLERANCE = 1e-6
+#: Newton's last step, as a share of the narrowest component's sd.
 LAST_STEP = 1e-3
 
 
 @kernel("void(float64[::1], float64[:,:], float64[:,:], float64[::1], float64[::1], float64[:,::1], float64[:,::1])")
-def invert_mixtures(weights, means, sds, probabilities, normal_scores, moments, out):
+def invert_mixtures(
+    weights: Array, means: Array, sds: Array, probabilities: Array, normal_scores: Array, moments: Array, out: Array
+) -> None:
     """Mean, sd and quantiles of each column's mixture.
 
     weights (K), means and sds (K, J), probabilities (Q) and their normal scores. Writes moments (2, J), out (Q, J).
@@ -36,13 +39,14 @@ def invert_mixtures(weights, means, sds, probabilities, normal_scores, moments, 
             mean += weights[k] * means[k, j]
         variance = 0.0
         third = 0.0
-        widest = 0.0
+        narrowest = math.inf
         for k in range(count):
             s2 = sds[k, j] * sds[k, j]
             shift = means[k, j] - mean
             variance += weights[k] * (shift * shift + s2)
             third += weights[k] * shift * (shift * shift + 3.0 * s2)
-            widest = max(widest, sds[k, j])
+            if sds[k, j] > 0.0:
+                narrowest = min(narrowest, sds[k, j])
         sd = math.sqrt(variance)
         moments[0, j] = mean
         moments[1, j] = sd
@@ -80,7 +84,8 @@ def invert_mixtures(weights, means, sds, probabilities, normal_scores, moments, 
                     following = 0.5 * (low + high)
                 x, step = following, abs(following - x)
                 # Newton's error is squared by each step: what follows a step of 1e-3 would be about 1e-6.
-                if (newton and step <= LAST_STEP * sd) or high - low <= TOLERANCE * sd:
+                last = max(LAST_STEP * min(sd, narrowest), TOLERANCE * sd)
+                if (newton and step <= last) or high - low <= TOLERANCE * sd:
                     break
             out[i, j] = x
 

@@ -205,6 +205,7 @@ def whole_model(
         value -= total * math.log(natural[sigma_at])
         gradient[sigma_at] -= total * relative[sigma_at]
     in_gamma = np.zeros(p)
+    inverse = 1.0 / sigma_square if sigma_at >= 0 else 0.0
     in_log_sigma = 0.0
     for i in range(n):
         residual = y[i]
@@ -214,15 +215,17 @@ def whole_model(
             here = start[f, i] - pointer[f]
             for k in range(pointer[f], pointer[f + 1]):
                 residual -= z[i, k] * u[here + k]
-        variance = known[i] + sigma_square
-        pull = count[i] * precision[i] * residual / variance
-        square = pull * residual
-        value -= 0.5 * square
         if has_known:
+            variance = known[i] + sigma_square
+            pull = count[i] * precision[i] * residual / variance
+            square = pull * residual
             value -= 0.5 * count[i] * math.log(variance)
             in_log_sigma += (square - count[i]) * (sigma_square / variance)
         else:
+            pull = count[i] * precision[i] * residual * inverse
+            square = pull * residual
             in_log_sigma += square
+        value -= 0.5 * square
         for j in range(p):
             in_gamma[j] += pull * x[i, j]
         for f in range(n_factors):

@@ -32,7 +32,14 @@ from partialpool.algebra.sparse_pattern import (
     _supernode_rows,
     _supernodes,
 )
-from partialpool.algebra.sparse_values import _PANEL_WIDTH, _factor, _log_determinant, _selected_inverse, _solve_lower, _solve_upper
+from partialpool.algebra.sparse_values import (
+    _PANEL_WIDTH,
+    _factor,
+    _log_determinant,
+    _selected_inverse,
+    _solve_lower,
+    _solve_upper,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -41,7 +48,6 @@ __all__ = ["SymbolicCholesky", "analyse", "predicted_costs"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ class SparseRoot:
         inverse[self.at] -= (root_beta_cov[self.rows] * solved[self.cols]).sum(axis=1)
         return inverse
 
-    def collect(self, root_blocks: Ints, lam: Array, covariance: Array, mean: Array, zz: Array, u_mean: Array, u_var: Array) -> None:
+    def collect(
+        self, root_blocks: Ints, lam: Array, covariance: Array, mean: Array, zz: Array, u_mean: Array, u_var: Array
+    ) -> None:
         """Add sum_g E[z z'] by factor to zz; write the effects' means and variances unless those have length 0."""
         for row, places in zip(root_blocks, self.diagonal, strict=True):
             q, groups = int(row[ROOT_Q]), int(row[ROOT_GROUPS])

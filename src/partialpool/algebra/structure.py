@@ -67,12 +67,10 @@ class Structure:
     def root_effects(self) -> list[tuple[int, int]]:
         """Where the effects of each factor of the root stand in the vector of all effects: (start, number)."""
         rows = self.root_blocks
-        return [
-            (int(row[blocks.ROOT_U]), int(row[blocks.ROOT_GROUPS] * row[blocks.ROOT_Q])) for row in rows
-        ]
+        return [(int(row[blocks.ROOT_U]), int(row[blocks.ROOT_GROUPS] * row[blocks.ROOT_Q])) for row in rows]
 
     @property
-    def arrays(self) -> tuple[Ints, ...]:
+    def arrays(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
         """The arguments that lead every kernel's list."""
         return self.levels, self.parent, self.ptr, self.idx, self.up
 
@@ -109,7 +107,9 @@ class CrossProducts:
             q, groups, width = int(row[blocks.Q]), int(row[blocks.GROUPS]), int(row[blocks.WIDTH])
             start = int(row[blocks.B_AT])
             border = self.b[start : start + q * groups * width].reshape(groups, q, width)
-            reduced = np.concatenate([border[:, :, : width - p1], border[:, :, width - p1 :] @ weights[:, None]], axis=2)
+            reduced = np.concatenate(
+                [border[:, :, : width - p1], border[:, :, width - p1 :] @ weights[:, None]], axis=2
+            )
             borders.append(reduced.ravel())
             levels[k, blocks.WIDTH] = width - p
             levels[k, blocks.B_AT] = at

@@ -1,0 +1,1 @@
+"""From data to arrays; here, and in the row kernels, rows are indexed."""

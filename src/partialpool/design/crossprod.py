@@ -67,9 +67,7 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class RowBlocks:
-    """Where each row's cross-products go: what is needed to compute them again with other weights.
-
-    """
+    """Where each row's cross-products go: what is needed to compute them again with other weights."""
 
     structure: Structure
     columns: Array
@@ -82,7 +80,10 @@ class RowBlocks:
     def cross_products(self, y: Array, weight: Array) -> CrossProducts:
         """Sum over the rows: ``y`` (n,) the working response, ``weight`` (n,) the weights D."""
         out = {name: np.zeros(size) for name, size in self.sizes.items()}
-        y, weight = np.require(y, float, "CW"), np.require(weight, float, "CW")  # kernels take no read-only arrays
+        y, weight = (
+            np.require(y, float, ["C", "W"]),
+            np.require(weight, float, ["C", "W"]),
+        )  # kernels take no read-only arrays
         for row_pass in self.passes:
             left, right = row_pass.left, row_pass.right
             left_centre = np.append(self.centre, 0.0) if row_pass.into == "gxx" else np.zeros(left.size)
@@ -132,17 +133,28 @@ def build_row_blocks(
     codes, sizes, z_columns
         By factor: the group of each row, the number of groups, and the columns whose effects vary by group.
     """
-    wide = [np.require(code, np.int64, "CW") for code in codes]
-    columns = np.require(columns, float, "CW")
+    wide = [np.require(code, np.int64, ["C", "W"]) for code in codes]
+    columns = np.require(columns, float, ["C", "W"])
     widths = [int(z.size) for z in z_columns]
     elimination = plan_elimination(wide, sizes, widths)
-    return _Builder(columns, np.asarray(x_columns, dtype=np.int64), centre, wide, list(sizes), z_columns, elimination).build()
+    return _Builder(
+        columns, np.asarray(x_columns, dtype=np.int64), centre, wide, list(sizes), z_columns, elimination
+    ).build()
 
 
 class _Builder:
     """Lays the blocks out; used once by `build_row_blocks`."""
 
-    def __init__(self, columns, x_columns, centre, codes, sizes, z_columns, elimination):  # type: ignore[no-untyped-def]
+    def __init__(
+        self,
+        columns: Array,
+        x_columns: Ints,
+        centre: Array,
+        codes: Sequence[Ints],
+        sizes: list[int],
+        z_columns: Sequence[Ints],
+        elimination: Elimination,
+    ) -> None:
         self.columns, self.x_columns, self.centre = columns, x_columns, np.asarray(centre, dtype=float)
         self.z = [np.asarray(z, dtype=np.int64) for z in z_columns]
         self.sizes, self.elimination = sizes, elimination
@@ -204,9 +216,7 @@ class _Builder:
             )  # fmt: skip
             code = self.codes[f]
             self.passes.append(Pass(code, self.z[f], self.z[f], "d", self.d_size, groups * q * q, q * q))
-            self.passes.append(
-                Pass(code, self.z[f], right, "b", self.b_size, groups * q * right.size, q * right.size)
-            )
+            self.passes.append(Pass(code, self.z[f], right, "b", self.b_size, groups * q * right.size, q * right.size))
             self.d_size += groups * q * q
             self.b_size += groups * q * right.size
             self.s_size += idx.size * q
@@ -228,14 +238,14 @@ class _Builder:
         for r in self.elimination.root:
             key = self.codes[f] * self.n_root + self.root_start[r] + self.codes[r] * self.widths[r]
             unique, inverse = np.unique(key, return_inverse=True)
-            by_factor.append((r, unique, inverse))
+            by_factor.append((r, unique, np.asarray(inverse).ravel()))
             all_keys.append((unique[:, None] + np.arange(self.widths[r])).ravel())
-        keys = np.sort(np.concatenate(all_keys))
+        keys = np.asarray(np.sort(np.concatenate(all_keys)), dtype=np.int64)
         ptr = np.searchsorted(keys, np.arange(groups + 1) * self.n_root)
         for r, unique, inverse in by_factor:
             # entries of one pair lie together: S[(entry + c) q + i] is block (c, i), rows z of the root's factor
-            entry = np.searchsorted(keys, unique)
-            code = np.ascontiguousarray(entry[inverse.ravel()], dtype=np.int64)
+            entry = np.atleast_1d(np.searchsorted(keys, unique))
+            code = np.ascontiguousarray(entry[inverse], dtype=np.int64)
             self.passes.append(Pass(code, self.z[r], self.z[f], "s", self.s_size, keys.size * q, q))
         self.key_parts.append(keys)
         return ptr.astype(np.int64), keys % self.n_root
@@ -335,7 +345,7 @@ class _Builder:
     def _too_wide(self) -> str:
         wide = max(self.elimination.root, key=lambda f: self.sizes[f] * self.widths[f])
         return (
-            f"The crossed grouping factors leave {self.n_root:,} effects that have to be solved for together (the largest "
+            f"The crossed grouping factors leave {self.n_root:,} effects that must be solved for together (the largest "
             f"factor has {self.sizes[wide]:,} groups), more than the {WIDEST_ROOT:,} that fit in memory. "
             "Leave out the smaller of the crossed factors, or fit a subset of its groups."
         )

@@ -83,7 +83,7 @@ class LinearPredictor:
 
 
 @kernel("void(float64[:,::1], float64[:,::1], int64[::1], int64[::1], float64[:,:,::1], int64[::1])")
-def add_group_effects(eta, values, rows, columns, effects, place):  # type: ignore[no-untyped-def]
+def add_group_effects(eta: Array, values: Array, rows: Ints, columns: Ints, effects: Array, place: Ints) -> None:
     """eta[i, :] += sum_j values[rows[i], columns[j]] effects[place[i], j, :]."""
     for i in range(rows.size):
         g = place[i]

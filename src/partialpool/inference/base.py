@@ -75,7 +75,9 @@ class Accuracy:
             lines.append(f"Divergences: {self.divergences}")
         lines.append(f"Work: {self.evaluations:,} evaluations of the likelihood, {self.seconds:.2f} s")
         lines += [f"Note: {note}" for note in self.notes]
-        lines.append("Verdict: " + ("every check passed." if self.trusted else "do not rely on it before reading the notes."))
+        lines.append(
+            "Verdict: " + ("every check passed." if self.trusted else "do not rely on it before reading the notes.")
+        )
         return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,13 +65,13 @@ def row_terms(model: Model, sigma: float | None = None) -> tuple[Array, float, f
 
 
 def statistics(model: Model) -> Statistics:
-    """Read the rows once. (Where sigma is added to standard errors: at sigma = 0, for its pattern.)"""
+    """Read the rows once; where sigma is added to standard errors at sigma = 0, for the pattern."""
     cached = model.__dict__.get("_statistics")
     if cached is None:
         weight, total, constant = row_terms(model)
         cross = model.row_blocks.cross_products(working_response(model), np.ascontiguousarray(weight))
         cached = model.__dict__["_statistics"] = Statistics(cross, total, constant)
-    return cached  # type: ignore[no-any-return]
+    return cast(Statistics, cached)
 
 
 def working_response(model: Model) -> Array:
@@ -169,7 +170,9 @@ class GaussianMarginal:
         if not self.adds_sigma:
             return self.engine.draws(lams, inv_vars, shifted, normals)
         rows = [
-            self._at_sigma(theta[k : k + 1])[0].draws(lams[k : k + 1], inv_vars[k : k + 1], shifted[k : k + 1], normals[k : k + 1])
+            self._at_sigma(theta[k : k + 1])[0].draws(
+                lams[k : k + 1], inv_vars[k : k + 1], shifted[k : k + 1], normals[k : k + 1]
+            )
             for k in range(theta.shape[0])
         ]
         return np.concatenate(rows)
@@ -247,13 +250,13 @@ def _second_moments(evaluation: Evaluation) -> Array:
     if not p:
         return np.zeros_like(evaluation.mean)
     inverse = np.linalg.inv(evaluation.low)
-    return evaluation.mean**2 + np.einsum("kij,kij->kj", inverse, inverse)
+    return np.asarray(evaluation.mean**2 + np.einsum("kij,kij->kj", inverse, inverse))
 
 
 def _traces(zz: Array, widths: tuple[int, ...], lam_at: tuple[int, ...]) -> Array:
     """The sum over factors of tr(sum_g E[z z']), (K,)."""
     positions = [at + i * (width + 1) for width, at in zip(widths, lam_at, strict=True) for i in range(width)]
-    return zz[:, positions].sum(axis=1)
+    return np.asarray(zz[:, positions].sum(axis=1))
 
 
 def log_likelihood(model: Model, params: Mapping[str, float]) -> float:

@@ -63,7 +63,7 @@ class Target:
         """Log density (K,) and gradient (K, d)."""
         value, gradient = self.marginal.value_and_gradient(theta)
         prior, slope = self.marginal.hyper.log_prior(theta)
-        return value + prior, gradient + slope
+        return value + prior, np.asarray(gradient + slope)
 
     def mode(self) -> Optimum:
         start, inverse = starting_point(self.marginal)
@@ -80,7 +80,7 @@ class Target:
         if not gamma.shape[1]:
             return gamma, np.empty((theta.shape[0], 0, 0))
         half = np.linalg.solve(evaluation.low, scales[:, :, None] * to_public.T)
-        return gamma @ to_public.T, np.swapaxes(half, 1, 2)
+        return gamma @ to_public.T, np.asarray(np.swapaxes(half, 1, 2), dtype=float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +96,13 @@ class Sample:
     def join(parts: list[Sample]) -> Sample:
         if len(parts) == 1:
             return parts[0]
-        return Sample(*(np.concatenate([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
+        return Sample(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__)
+        )
 
     @property
     def beta_sd(self) -> Array:
-        return np.sqrt((self.beta_half**2).sum(axis=2))
+        return np.asarray(np.sqrt((self.beta_half**2).sum(axis=2)))
 
 
 class MarginalEngine:
@@ -145,12 +147,12 @@ class _Run:
 
     # -- plain importance sampling ------------------------------------------------------------------------------------
 
-    def _sampled(self, proposal: Proposal, seconds: float) -> Result:
+    def _sampled(self, start: Proposal, seconds: float) -> Result:
         goal = float(self.settings.ess)
         if seconds * self.settings.draws / 0.6 < BARGAIN:
             goal = max(goal, float(self.settings.draws))
         first = int(min(max(FIRST_NODES, 0.3 * goal), MOST_NODES))
-        sample, proposal, points = self._adapted(proposal, first)
+        sample, proposal, points = self._adapted(start, first)
         parts = [sample]
         while True:
             sample = Sample.join(parts)
@@ -166,7 +168,9 @@ class _Run:
         if k > GOOD_K or have < 0.5 * self.settings.ess:
             return self._escalate(k, have)
         if have < self.settings.ess:
-            self.notes.append(f"an effective sample size of {have:,.0f} was reached, not the {self.settings.ess:,.0f} asked for")
+            self.notes.append(
+                f"an effective sample size of {have:,.0f} was reached, not the {self.settings.ess:,.0f} asked for"
+            )
         return self._result(sample, log_weights, k, trusted=have >= self.settings.ess, surrogate_error=None)
 
     def _adapted(self, start: Proposal, count: int) -> tuple[Sample, Proposal | Mixture, Sobol]:
@@ -200,11 +204,12 @@ class _Run:
         from partialpool.inference.whitened import run_whitened
 
         self.steps.append(
-            f"importance sampling given up: Pareto k {k:.2f}, effective sample size {ess:,.0f}; NUTS on the hyperparameters instead"
+            f"importance sampling given up: Pareto k {k:.2f}, effective sample size {ess:,.0f}; "
+            "NUTS on the hyperparameters instead"
         )
         return run_whitened(self.model, self.settings, self.reason, tuple(self.steps))
 
-    # -- interpolation --------------------------------------------------------------------------------------------------
+    # -- interpolation ------------------------------------------------------------------------------------------------
 
     def _interpolated(self, proposal: Proposal) -> Result | None:
         """Few exact nodes, a certified interpolation between them; None where it is not good enough."""
@@ -241,7 +246,7 @@ class _Run:
             mean, half = self.target.public_moments(part, evaluation)
             covariance = half @ np.swapaxes(half, 1, 2)
             values.append(value)
-            moments.append(surrogate.pack_moments(mean, np.linalg.cholesky(covariance)))
+            moments.append(surrogate.pack_moments(mean, np.asarray(np.linalg.cholesky(covariance), dtype=float)))
             self.progress.update(start / theta.shape[0], "evaluating the log density")
         return np.concatenate(values), np.concatenate(moments)
 
@@ -258,11 +263,15 @@ class _Run:
             return None
         mean, half = fitted.moments(x, p)
         sample = Sample(theta, ratio - math.log(count / theta.shape[0]), mean, half)
-        return self._result(sample, log_weights, k, trusted=True, surrogate_error=max(fitted.error, fitted.moment_error))
+        return self._result(
+            sample, log_weights, k, trusted=True, surrogate_error=max(fitted.error, fitted.moment_error)
+        )
 
-    # -- results --------------------------------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------------------
 
-    def _result(self, sample: Sample, log_weights: Array, k: float, *, trusted: bool, surrogate_error: float | None) -> Result:
+    def _result(
+        self, sample: Sample, log_weights: Array, k: float, *, trusted: bool, surrogate_error: float | None
+    ) -> Result:
         names = self.model.parameter_names
         public = self.target.marginal.hyper.public(sample.theta)
         weights = np.exp(log_weights)
@@ -309,5 +318,7 @@ class _Run:
         sample = Sample(theta, value, mean, half)
         done = self._result(sample, np.zeros(1), -math.inf, trusted=True, surrogate_error=None)
         exact = dict.fromkeys(self.model.parameter_names, math.inf)
-        accuracy = replace(done.accuracy, ess=exact, pareto_k=None, steps=("no hyperparameters: the posterior is exactly normal",))
+        accuracy = replace(
+            done.accuracy, ess=exact, pareto_k=None, steps=("no hyperparameters: the posterior is exactly normal",)
+        )
         return replace(done, accuracy=accuracy)

@@ -1,20 +1,20 @@
 """Chains of the no-U-turn sampler, through nutpie: what the whitened and the reference engine share.
 
-Hoffman and Gelman (2014), The No-U-Turn Sampler, Journal of Machine Learning Research 15, 1593-1623; nutpie's adaptation
-of the mass matrix uses gradients (Seyboldt, Carlson and Carpenter, 2026).
+Hoffman and Gelman (2014), The No-U-Turn Sampler, Journal of Machine Learning Research 15, 1593-1623. nutpie adapts the
+mass matrix from gradients as well as draws.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.algebra.lapack import one_blas_thread
 from partialpool.errors import InferenceError
 from partialpool.inference.diagnostics import ess_bulk, ess_tail, rhat
 
@@ -49,15 +49,18 @@ class Chains:
 
     @property
     def draws(self) -> int:
+        """Draws a chain."""
         return int(self.positions.shape[1])
 
     @property
     def divergences(self) -> int:
+        """How many draws diverged, in all chains."""
         return int(self.diverging.sum())
 
     def stacked(self) -> Array:
         """Positions one chain after another, (chains * draws, d)."""
-        return self.positions.reshape(-1, self.positions.shape[2])
+        chains, draws, size = self.positions.shape
+        return self.positions.reshape(chains * draws, size)
 
     def then(self, later: Chains) -> Chains:
         """Each chain followed by that of a later run."""
@@ -138,7 +141,7 @@ def sample_until(
         worst = float(grown.ess.min()) if grown.ess.size else math.inf
         if not worst < plan.ess or chains.interrupted or chains.draws >= limit:
             break
-        more = int(math.ceil(chains.draws * (1.1 * plan.ess / worst - 1)))
+        more = math.ceil(chains.draws * (1.1 * plan.ess / worst - 1))
         more = min(max(more, 200), limit - chains.draws)
         seed = int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0])
         chains = chains.then(run_chains(make_density, dimension, initial, replace(plan, first=more), seed))
@@ -173,7 +176,9 @@ def run_chains(
     InferenceError
         Where the sampler could not start.
     """
-    with _nutpie() as nutpie, _one_blas_thread():
+    import nutpie
+
+    with one_blas_thread():
         from nutpie.compiled_pyfunc import from_pyfunc
 
         compiled = from_pyfunc(
@@ -245,33 +250,6 @@ def _column(batch: Any, name: str) -> NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
-@contextlib.contextmanager
-def _nutpie() -> Iterator[Any]:
-    """The module nutpie.
-
-    On Python 3.11 nutpie imports arviz 0.23, and that arviz-plots 0.8, which looks for `matplotlib.style.core`;
-    matplotlib 3.11 has made that module a part of `matplotlib.style`. The old name is lent for the import.
-    """
-    import matplotlib.style
-
-    lent = not hasattr(matplotlib.style, "core")
-    if lent:
-        matplotlib.style.core = matplotlib.style  # type: ignore[attr-defined]
-    try:
-        import nutpie
-    finally:
-        if lent:
-            del matplotlib.style.core  # type: ignore[attr-defined]
-    yield nutpie
-
-
-def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """One thread a BLAS call while chains run side by side."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")  # type: ignore[no-any-return]
-
-
 def thinned(total: int, wanted: int) -> NDArray[np.int64]:
     """Positions of `wanted` draws, evenly spread over `total` (repeated where there are fewer)."""
     return np.floor((np.arange(wanted) + 0.5) * total / wanted).astype(np.int64)
@@ -299,8 +277,8 @@ def verdict(grown: Grown, names: list[str], wanted: float) -> tuple[bool, list[s
     if grown.ess.size and not float(grown.ess.min()) >= wanted:
         worst = int(np.nanargmin(grown.ess)) if np.isfinite(grown.ess).any() else 0
         notes.append(
-            f"The effective sample size of {names[worst]} is {grown.ess[worst]:,.0f}, below the {wanted:,.0f} asked for, "
-            f"after {grown.chains.draws:,} draws a chain; use method='auto', or ask for less."
+            f"The effective sample size of {names[worst]} is {grown.ess[worst]:,.0f}, below the {wanted:,.0f} asked "
+            f"for, after {grown.chains.draws:,} draws a chain; use method='auto', or ask for less."
         )
     if grown.chains.interrupted:
         trusted = False

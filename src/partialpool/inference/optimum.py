@@ -67,8 +67,8 @@ def maximise(
     """
     point = np.array(start, dtype=float)
     if not point.size:
-        value, gradient = objective(point[None, :])
-        return Optimum(point, float(value[0]), gradient[0], Status.CONVERGED, 0)
+        values, gradients = objective(point[None, :])
+        return Optimum(point, float(values[0]), gradients[0], Status.CONVERGED, 0)
     values, gradients = objective(point[None, :])
     value, gradient = float(values[0]), gradients[0]
     if not math.isfinite(value):
@@ -197,7 +197,7 @@ class MaximumLikelihood:
 
 
 def maximum_likelihood(model: Model, *, reml: bool = False, threads: int = 2) -> MaximumLikelihood:
-    """Maximise the likelihood, or the restricted likelihood, over the hyperparameters; see `Model.maximum_likelihood`."""
+    """Maximise the (restricted) likelihood over the hyperparameters; see `Model.maximum_likelihood`."""
     marginal = GaussianMarginal(model, flat=True, profile=not reml, threads=threads)
     hyper = marginal.hyper
     start, inverse = starting_point(marginal)

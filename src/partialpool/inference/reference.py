@@ -4,8 +4,9 @@ Slow and simple on purpose: it shares neither cross-products nor eliminations wi
 them. The density is computed row by row (`algebra.rows`); a Student-t prior of a coefficient enters as its own density,
 with no mixing scale. Group effects are non-centred, :math:`u_g = \Lambda z_g`, unless their groups' own rows say most
 about them: then the sampler moves in u itself (Papaspiliopoulos, Roberts and Sköld, 2007, A general framework for the
-parametrization of hierarchical models, Statistical Science 22, 59-73). Where that is so of
-every term of a small model, the linear unknowns are also rotated by their curvature at the mode of theta. Such choices of coordinates change the speed and not the target.
+parametrization of hierarchical models, Statistical Science 22, 59-73). Where that is so of every term of a small model,
+the linear unknowns are also rotated by their curvature at the mode of theta. Such coordinates change the speed and not
+the target.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +86,8 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
     names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
     trusted, notes = verdict(grown, names, settings.ess)
     n_parameters = len(model.parameter_names)
-    steps = [f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions", whole.coordinates]
+    told = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions"
+    steps = [told, whole.coordinates]
     if checked.size:
         worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
         steps.append(f"group effects checked: {checked.size:,} of {whole.n_effects:,}, R-hat at most {worst}")
@@ -128,6 +131,7 @@ class CodedPrior:
 
     @property
     def row(self) -> tuple[float, ...]:
+        """The five numbers of the kernel's table."""
         return (*self.parameters, self.low, self.width)
 
 
@@ -238,7 +242,7 @@ class WholeModel:
         u, in_u = np.zeros(self.n_effects), np.zeros(self.n_effects)
         before = (self.y, self.x, self.z, self.group_at, self.pointer, self.known, self.count, self.precision)
         priors = (self.kinds, self.params, self.sigma_at, self.b_kinds, self.b_params, self.mean, self.scale)
-        kernel = rows.whole_model
+        kernel: Any = rows.whole_model
 
         def evaluate(point: Array) -> tuple[float, Array]:
             value = kernel(point, gradient, *before, self.has_known, self.terms, *priors, u, in_u)
@@ -327,7 +331,8 @@ class WholeModel:
         """
         if self.dimension - self.n_t <= MOST_ROTATED:
             try:
-                return np.linalg.inv(self._hessian(np.ones(self.dimension - self.n_t))[0]).diagonal()[self.p :]
+                hessian = self._hessian(np.ones(self.dimension - self.n_t))[0]
+                return np.asarray(np.linalg.inv(hessian).diagonal()[self.p :], dtype=np.float64)
             except np.linalg.LinAlgError:
                 pass
         sds = self._sds()
@@ -365,7 +370,7 @@ class WholeModel:
         return np.ascontiguousarray(scales[:, None] * factor)
 
     def _hessian(self, scales: Array) -> tuple[Array, Array]:
-        """Negative Hessian (d, d) and gradient (d,) in the linear unknowns over `scales`, at t the start and b = z = 0."""
+        """Negative Hessian (d, d) and gradient (d,) in the linear unknowns over `scales`, where they are 0."""
         evaluate, n_t = self.log_density(), self.n_t
         point = np.zeros(self.dimension)
         point[:n_t] = self.start
@@ -446,8 +451,8 @@ class WholeModel:
         theta = self.theta(stacked, np.random.default_rng(0))
         beta = self.model.coefficients.to_public(self.gamma(stacked))
         public = self.model.hyperparameters.public(theta)
-        parts = [beta, public, self.effects(stacked, effects)]
-        return np.concatenate(parts, axis=1).reshape(*positions.shape[:2], -1)
+        values = np.concatenate([beta, public, self.effects(stacked, effects)], axis=1)
+        return values.reshape(*positions.shape[:2], values.shape[1])
 
 
 def _coded_hyperparameters(model: Model, size: int) -> tuple[Ints, Array]:

@@ -30,7 +30,10 @@ def select_engine(model: Model, method: str = "auto") -> tuple[Engine, str]:
         raise ModelError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
     size = model.hyperparameters.size
     if method == "laplace":
-        raise ModelError("method='laplace' is for responses that are not Gaussian; a Gaussian one is integrated exactly by method='marginal'.")
+        raise ModelError(
+            "method='laplace' is for responses that are not Gaussian; "
+            "a Gaussian one is integrated exactly by method='marginal'."
+        )
     if method == "nuts":
         from partialpool.inference.reference import ReferenceEngine
 
@@ -38,8 +41,15 @@ def select_engine(model: Model, method: str = "auto") -> tuple[Engine, str]:
     if method == "whitened" or (method == "auto" and size > MOST_DIMENSIONS):
         from partialpool.inference.whitened import WhitenedEngine
 
-        asked = "method='whitened' asks for it" if method == "whitened" else f"{size} hyperparameters are too many for importance sampling"
-        return WhitenedEngine(), f"effects and coefficients integrated out exactly, NUTS on the hyperparameters, because {asked}."
+        asked = (
+            "method='whitened' asks for it"
+            if method == "whitened"
+            else f"{size} hyperparameters are too many for importance sampling"
+        )
+        return (
+            WhitenedEngine(),
+            f"effects and coefficients integrated out exactly, NUTS on the hyperparameters, because {asked}.",
+        )
     return MarginalEngine(), (
         "effects and coefficients integrated out exactly (the response is Gaussian), "
         f"importance sampling of the {size} hyperparameter{'s' if size != 1 else ''}."

@@ -29,7 +29,9 @@ def features(x: Array, degree: int = DEGREE) -> Array:
     count, d = x.shape
     columns = [np.ones(count)]
     for order in range(1, degree + 1):
-        columns += [np.prod(x[:, combination], axis=1) for combination in combinations_with_replacement(range(d), order)]
+        columns += [
+            np.prod(x[:, combination], axis=1) for combination in combinations_with_replacement(range(d), order)
+        ]
     return np.column_stack(columns)
 
 

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from partialpool.inference.base import Accuracy, Result, Settings
 from partialpool.inference.gaussian import GaussianMarginal
-from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.inference.nuts import CHAINS, Grown, Plan, sample_until, thinned, verdict
 from partialpool.inference.optimum import maximise, negative_hessian, starting_point
 from partialpool.model import Model
 
 Array = NDArray[np.float64]
 
-TUNE = 400
+TUNE = 300
 FIRST = 500
 LIMIT = 50_000
-TARGET_ACCEPT = 0.9
+TARGET_ACCEPT = 0.8
 #: Smallest curvature that whitening believes: no direction is stretched beyond an sd of 3.
 LEAST_CURVATURE = 0.1
 
@@ -62,8 +62,9 @@ def run_whitened(model: Model, settings: Settings, reason: str, steps: Sequence[
     )  # fmt: skip
 
     def public(positions: Array) -> Array:
-        theta = target.theta(positions.reshape(-1, target.size))
-        return target.hyper.public(theta).reshape(*positions.shape[:2], -1)
+        chains, draws, size = positions.shape
+        theta = target.theta(positions.reshape(chains * draws, size))
+        return target.hyper.public(theta).reshape(chains, draws, len(target.hyper.names))
 
     grown = sample_until(lambda: target.density, target.size, target.initial, public, plan)
     return _result(target, grown, settings, reason, steps, began)
@@ -131,7 +132,8 @@ class Whitened:
 def _bounds(model: Model) -> dict[int, tuple[float, float]]:
     """Lower end and width of the priors of bounded support, by position in theta."""
     hyper = model.hyperparameters
-    priors = {term.at + k: prior for term, own in zip(hyper.terms, hyper.sds, strict=True) for k, prior in enumerate(own)}
+    terms = zip(hyper.terms, hyper.sds, strict=True)
+    priors = {term.at + k: prior for term, own in terms for k, prior in enumerate(own)}
     if hyper.sigma is not None and hyper.sigma_at is not None:
         priors[hyper.sigma_at] = hyper.sigma
     ends = {at: prior.support for at, prior in priors.items()}

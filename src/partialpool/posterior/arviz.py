@@ -47,10 +47,11 @@ def to_arviz(fit: Posterior) -> xarray.DataTree:
         picked = _picked(fit)
         groups["log_likelihood"] = _rows_by_draws(fit, name, _log_likelihood(fit, picked), picked)
         response = predict(fit, None, kind="response", new_groups="error", effects="all", draws=None)
-        response = _with_draws(response, picked)
-        groups["posterior_predictive"] = _rows_by_draws(fit, name, response, picked)
+        groups["posterior_predictive"] = _rows_by_draws(fit, name, _with_draws(response, picked), picked)
     else:
-        note.append("the fit was saved without its rows: observed_data, log_likelihood and posterior_predictive are left out")
+        note.append(
+            "the fit was saved without its rows: observed_data, log_likelihood and posterior_predictive are left out"
+        )
     if note:
         groups["/"].attrs["note"] = "; ".join(note)
     return xarray.DataTree.from_dict(groups)

@@ -43,7 +43,7 @@ def row_averages(model: Model) -> dict[str, Array]:
             known = np.array([np.mean(square)])
         gram = design.V.T @ design.V / max(len(design.V), 1)
         cached = model.__dict__["_row_averages"] = {"gram": gram, "noise": noise, "known": known}
-    return cached  # type: ignore[no-any-return]
+    return cached
 
 
 def _components(fit: Posterior) -> tuple[list[str], Array]:

@@ -7,7 +7,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pandas
@@ -110,15 +109,13 @@ def _shrinkage_lines(fit: Posterior) -> list[str]:
     factors = fit.model.design.factors
     if not factors:
         return []
-    known: dict[int, NDArray[np.float64]] = fit.__dict__.setdefault("_shrinkage", {})
+    known = "_shrinkage" in fit.__dict__
     cheap = seconds_per_node(fit) * len(fit.result.theta) < CHEAP and not _needs_rows(fit)
+    if not (known or cheap):
+        return []
     lines = []
     for position, factor in enumerate(factors):
-        if position not in known:
-            if not cheap:
-                continue
-            known[position] = shrinkage_factors(fit, position)
-        share = known[position]
+        share = shrinkage_factors(fit, position)
         for column, term in enumerate(factor_terms(fit.model.design, position)):
             low, high = float(np.min(share[:, column])), float(np.max(share[:, column]))
             amount = f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.algebra.cholesky import Moments
 from partialpool.algebra.mixture import mixture_summary
 from partialpool.design.design import Design
 from partialpool.errors import ModelError, did_you_mean
 from partialpool.inference.gaussian import GaussianMarginal
-from partialpool.inference.importance import systematic_resample, weighted_moments, weighted_quantile
+from partialpool.inference.importance import systematic_resample
 from partialpool.posterior.summaries import node_weights
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ BUDGET = 0.5
 FEWEST_NODES = 64
 #: Numbers kept at once, nodes times effects; above, moments are added up node by node instead.
 MOST_NUMBERS = 20_000_000
+#: Numbers, nodes times effects, that a fit remembers for the other factors.
+MOST_REMEMBERED = 1_000_000
 #: Numbers of one batch of nodes.
 BATCH_NUMBERS = 4_000_000
 
@@ -81,7 +84,7 @@ def random_stream(fit: Posterior, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(fit.seed, spawn_key=key)))
 
 
-# -- moments over the nodes ---------------------------------------------------------------------------------------------
+# -- moments over the nodes -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +166,9 @@ def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
         collector.add(means, variances)
     mean, sd, quantiles = collector.summary()
     shape = positions.shape
-    return GroupMoments(mean.reshape(shape), sd.reshape(shape), quantiles[0].reshape(shape), quantiles[1].reshape(shape))
+    return GroupMoments(
+        mean.reshape(shape), sd.reshape(shape), quantiles[0].reshape(shape), quantiles[1].reshape(shape)
+    )
 
 
 def coefficient_columns(design: Design, factor: int) -> list[int | None]:
@@ -184,27 +189,45 @@ def _coefficients_at(beta: Array, columns: Sequence[int | None]) -> Array:
 def _batches(
     fit: Posterior, theta: Array, weights: Array, positions: Ints, columns: Sequence[int | None]
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield means and variances (batch, groups * terms) of the effects (plus coefficients), batch by batch of nodes.
-
-    The means of all effects, which many ask for, are kept on the way.
-    """
+    """Yield means and variances (batch, groups * terms) of the effects (plus coefficients), batch by batch of nodes."""
     marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
     flat = positions.ravel()
-    total = np.zeros(marginal.statistics.cross.structure.n_effects)
-    at = 0
-    for part in progress_batches(fit, theta, total.size, "moments of the group effects"):
-        moments = marginal.moments(part)
-        total += weights[at : at + len(part)] @ moments.u_mean
-        at += len(part)
+    whole = np.array_equal(flat, np.arange(marginal.statistics.cross.structure.n_effects))
+    for part, moments in _moments(fit, marginal, theta, weights):
         if any(column is not None for column in columns):
             means, variances = moments.u_mean[:, flat], moments.u_var[:, flat]
             _add_coefficients(fit, marginal, part, moments, positions, columns, means, variances)
             yield means, variances
-        elif np.array_equal(flat, np.arange(total.size)):
+        elif whole:
             yield moments.u_mean, moments.u_var
         else:
             yield moments.u_mean[:, flat], moments.u_var[:, flat]
+
+
+def _moments(
+    fit: Posterior, marginal: GaussianMarginal, theta: Array, weights: Array
+) -> Iterator[tuple[Array, Moments]]:
+    """Yield nodes and the moments of all effects there; kept where they are few, so that each factor need not ask anew.
+
+    The means over the nodes, which many ask for, are kept in any case.
+    """
+    kept: list[tuple[Array, Moments]] | None = fit.__dict__.get("_moments")
+    if kept is not None:
+        yield from kept
+        return
+    total = np.zeros(marginal.statistics.cross.structure.n_effects)
+    kept = [] if len(theta) * total.size <= MOST_REMEMBERED else None
+    at = 0
+    for part in progress_batches(fit, theta, total.size, "moments of the group effects"):
+        moments = marginal.moments(part)
+        total += (weights[at : at + len(part), None] * moments.u_mean).sum(axis=0)
+        at += len(part)
+        if kept is not None:
+            kept.append((part, moments))
+        yield part, moments
     fit.__dict__.setdefault("_mean_effects", total)
+    if kept is not None:
+        fit.__dict__["_moments"] = kept
 
 
 def progress_batches(fit: Posterior, theta: Array, n_effects: int, text: str) -> Iterator[Array]:
@@ -256,8 +279,7 @@ def mean_effects(fit: Posterior) -> Array:
             fit.__dict__["_mean_effects"] = fit.result.effects.mean(axis=0)
         else:
             theta, weights = chosen_nodes(fit)
-            none = np.empty((0, 0), dtype=np.int64)
-            for _ in _batches(fit, theta, weights, none, ()):
+            for _ in _moments(fit, GaussianMarginal(fit.model, threads=fit.result.settings.threads), theta, weights):
                 pass
     return np.asarray(fit.__dict__["_mean_effects"])
 
@@ -271,26 +293,38 @@ def mean_coefficients(fit: Posterior) -> Array:
 
 def shrinkage_factors(fit: Posterior, factor: int) -> Array:
     """E_theta[Var(u | y, beta, theta) / sd^2], (groups, terms)."""
-    # A share of all nodes does where nodes are dear: it varies little between them.
+    cached = fit.__dict__.get("_shrinkage")
+    if cached is None:
+        cached = fit.__dict__["_shrinkage"] = _all_shrinkage(fit)
+    return np.asarray(cached[factor])
+
+
+def _all_shrinkage(fit: Posterior) -> list[Array]:
+    """The same by factor; one pass over the nodes serves all of them."""
+    # A part of the nodes does where nodes are dear: it varies little between them.
     dear = seconds_per_node(fit) * len(fit.result.theta) > BUDGET
     theta, weights = chosen_nodes(fit, FEWEST_NODES // 4 if dear else None)
     marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
-    positions = marginal.statistics.cross.structure.effects_of(factor)
-    sds = np.concatenate(
-        [np.exp(theta[:, term.at : term.at + len(term.names)]) for term in fit.model.hyperparameters.terms if term.factor == factor],
-        axis=1,
-    )  # fmt: skip
-    out = np.zeros(positions.shape)
-    at = 0
-    for part in progress_batches(fit, theta, marginal.statistics.cross.structure.n_effects, "shrinkage"):
-        variances = _variances_given_coefficients(marginal, part)
-        for variance in variances:
-            square = sds[at] ** 2
-            # As an sd goes to 0 all of the estimate comes from the population.
-            share = np.where(square > 0, variance[positions] / np.where(square > 0, square, 1.0), 1.0)
-            out += weights[at] * np.clip(share, 0.0, 1.0)
-            at += 1
+    structure = marginal.statistics.cross.structure
+    positions = [structure.effects_of(f) for f in range(len(fit.model.design.factors))]
+    sds = [_sds(fit, theta, f) for f in range(len(positions))]
+    out = [np.zeros(at.shape) for at in positions]
+    node = 0
+    for part in progress_batches(fit, theta, structure.n_effects, "shrinkage"):
+        for variance in _variances_given_coefficients(marginal, part):
+            for f, at in enumerate(positions):
+                square = sds[f][node] ** 2
+                # As an sd goes to 0 all of the estimate comes from the population.
+                share = np.where(square > 0, variance[at] / np.where(square > 0, square, 1.0), 1.0)
+                out[f] += weights[node] * np.clip(share, 0.0, 1.0)
+            node += 1
     return out
+
+
+def _sds(fit: Posterior, theta: Array, factor: int) -> Array:
+    """The sds of a factor's effects at each node, (K, terms)."""
+    terms = [term for term in fit.model.hyperparameters.terms if term.factor == factor]
+    return np.concatenate([term.covariance.sds(theta[:, term.parameters]) for term in terms], axis=1)
 
 
 def _variances_given_coefficients(marginal: GaussianMarginal, theta: Array) -> Array:
@@ -306,7 +340,7 @@ def _variances_given_coefficients(marginal: GaussianMarginal, theta: Array) -> A
     return np.concatenate(rows)
 
 
-# -- the table ----------------------------------------------------------------------------------------------------------
+# -- the table --------------------------------------------------------------------------------------------------------
 
 
 def group_table(fit: Posterior, factor: int, kind: str) -> pandas.DataFrame:
@@ -322,9 +356,6 @@ def group_table(fit: Posterior, factor: int, kind: str) -> pandas.DataFrame:
     unpooled = unpooled_effects(fit, factor)
     if kind == "coefficient":
         unpooled = unpooled + _coefficients_at(mean_coefficients(fit), coefficient_columns(design, factor))
-    cache: dict[int, Array] = fit.__dict__.setdefault("_shrinkage", {})
-    if factor not in cache:
-        cache[factor] = shrinkage_factors(fit, factor)
     groups, width = moments.mean.shape
     return pd.DataFrame(
         {
@@ -336,12 +367,12 @@ def group_table(fit: Posterior, factor: int, kind: str) -> pandas.DataFrame:
             "q05": moments.q05.ravel(),
             "q95": moments.q95.ravel(),
             "no_pooling": unpooled.ravel(),
-            "shrinkage": cache[factor].ravel(),
+            "shrinkage": shrinkage_factors(fit, factor).ravel(),
         }
     )
 
 
-# -- draws --------------------------------------------------------------------------------------------------------------
+# -- draws ------------------------------------------------------------------------------------------------------------
 
 #: Effects whose normal numbers come from one stream: a part of the effects can be drawn without the others.
 STREAM_WIDTH = 256
@@ -365,7 +396,7 @@ class EffectDraws:
 
     @property
     def independent(self) -> bool:
-        """Whether groups are independent given theta and the coefficients, so that some can be drawn without the rest."""
+        """Whether groups are independent given the parameters, so that some can be drawn without the rest."""
         structure = self.structure
         single = not structure.n_root and len(structure.levels) == 1
         return single and not self.marginal.adds_sigma and self.fit.result.effects is None
@@ -378,8 +409,8 @@ class EffectDraws:
             return self.fit.result.effects[np.ix_(self.draws, flat)].reshape(count, *np.shape(positions))
         if count * max(flat.size, 1) > MOST_DRAWN:
             raise ModelError(
-                f"{count:,} draws of {flat.size:,} effects are {count * flat.size * 8 / 1e9:.0f} GB; name the groups you "
-                "need with groups=[...], or use groups(), which has their moments."
+                f"{count:,} draws of {flat.size:,} effects are {count * flat.size * 8 / 1e9:.0f} GB; name the groups "
+                "you need with groups=[...], or use groups(), which has their moments."
             )
         small = self._alone(flat)
         if small is not None:
@@ -399,9 +430,7 @@ class EffectDraws:
     def _all(self, flat: Ints) -> Array:
         """By drawing every effect, a batch of draws at a time."""
         n_effects = self.structure.n_effects
-        streams = [
-            random_stream(self.fit, EFFECTS, block) for block in range(-(-n_effects // STREAM_WIDTH))
-        ]
+        streams = [random_stream(self.fit, EFFECTS, block) for block in range(-(-n_effects // STREAM_WIDTH))]
         out = np.empty((len(self.draws), flat.size))
         wanted = np.zeros(len(self.fit.result.draws_theta), dtype=bool)
         wanted[self.draws] = True
@@ -447,7 +476,9 @@ class EffectDraws:
 
         own = (groups[:, None] * q + np.arange(q)).ravel()
         streams = np.unique(own // STREAM_WIDTH)
-        engine = LeafRoot(only_groups(self.marginal.statistics.cross, groups), self.marginal.proper, self.marginal.threads)
+        engine = LeafRoot(
+            only_groups(self.marginal.statistics.cross, groups), self.marginal.proper, self.marginal.threads
+        )
         place = np.searchsorted(streams, own // STREAM_WIDTH) * STREAM_WIDTH + own % STREAM_WIDTH
         normals = np.ascontiguousarray(self._normals(streams)[:, place])
         theta = self.fit.result.draws_theta[self.draws]

@@ -242,7 +242,9 @@ class Posterior:
 
         position = self._factor(factor)
         if kind not in ("effect", "coefficient"):
-            raise ModelError(f"There is no kind {kind!r} of group estimates. {did_you_mean(str(kind), ('effect', 'coefficient'))}")
+            raise ModelError(
+                f"There is no kind {kind!r} of group estimates. {did_you_mean(str(kind), ('effect', 'coefficient'))}"
+            )
         cache: dict[tuple[int, str], pandas.DataFrame] = self.__dict__.setdefault("_group_tables", {})
         if (position, kind) not in cache:
             cache[position, kind] = group_table(self, position, kind)
@@ -369,7 +371,7 @@ class Posterior:
     # -- doors ------------------------------------------------------------------------------------------------------
 
     def verify(self, **options: Any) -> Any:
-        """Run the reference engine (NUTS, nothing integrated out) and compare; see :mod:`partialpool.posterior.verify`."""
+        """Run the reference engine (NUTS, nothing integrated out) and compare with it; see `posterior.verify`."""
         from partialpool.posterior.verify import verify
 
         return verify(self, **options)

@@ -49,7 +49,7 @@ MOST_RETURNED = 500_000_000
 #: Numbers in one block.
 BLOCK = 4_000_000
 #: Numbers of effect draws held at once.
-MOST_EFFECTS = 100_000_000
+MOST_EFFECTS = 20_000_000
 #: Seconds (estimated) that draws of the effects may take before fewer are used.
 PATIENCE = 10.0
 
@@ -88,7 +88,7 @@ class Prediction:
     def _sd(self) -> Array:
         if self._kept is not None:
             return np.asarray(self._kept.std(axis=0))
-        return self._by_blocks(lambda block: block.std(axis=1)[None, :])[0]
+        return np.asarray(self._by_blocks(lambda block: block.std(axis=1)[None, :])[0])
 
     @cached_property
     def _kept(self) -> Array | None:
@@ -181,7 +181,7 @@ class Prediction:
         return Prediction(self.mean[:count], self.index[:count], self.kind, self.n_draws, self._source.head(count))
 
 
-# -- from arguments to rows ---------------------------------------------------------------------------------------------
+# -- from arguments to rows -------------------------------------------------------------------------------------------
 
 
 def predict(
@@ -239,10 +239,12 @@ def _refuse_new_groups(design: Design, rows: LinearPredictor) -> None:
             continue
         assert factor.labels is not None
         found = list(dict.fromkeys(str(label) for label in factor.labels[new]))
-        shown = ", ".join(repr(label) for label in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        shown = ", ".join(repr(label) for label in found[:5]) + (
+            f" and {len(found) - 5} more" if len(found) > 5 else ""
+        )
         raise DataError(
-            f"The fit has not seen these groups of {design.factors[factor.factor].name!r}: {shown}. Say what to do with "
-            "them: new_groups='sample' (each a draw from the population), 'population' or 'average'."
+            f"The fit has not seen these groups of {design.factors[factor.factor].name!r}: {shown}. Say what to do "
+            "with them: new_groups='sample' (each a draw from the population), 'population' or 'average'."
         )
 
 
@@ -259,13 +261,14 @@ def _draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Int
             structure = statistics(fit.model).cross.structure
             if structure.n_root:
                 count = min(count, max(200, int(2 * PATIENCE / seconds_per_node(fit))))
-            count = min(count, max(100, MOST_EFFECTS // max(structure.n_effects, 1))) if structure.n_root else count
+            if not EffectDraws(fit).independent:
+                count = min(count, max(100, MOST_EFFECTS // max(structure.n_effects, 1)))
     if fit.result.chains:  # neighbours in a chain are alike
         return np.linspace(0, total - 1, count).astype(np.int64)
     return np.arange(count, dtype=np.int64)
 
 
-# -- means, exactly -----------------------------------------------------------------------------------------------------
+# -- means, exactly ---------------------------------------------------------------------------------------------------
 
 
 def linear_means(fit: Posterior, rows: LinearPredictor) -> Array:
@@ -315,7 +318,7 @@ def _mean_sigma(fit: Posterior) -> float:
     return 0.0 if at is None else float(node_weights(fit.result) @ np.exp(fit.result.theta[:, at]))
 
 
-# -- draws, block by block ----------------------------------------------------------------------------------------------
+# -- draws, block by block --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +331,8 @@ class _Noise:
     def variance(self, sigma: Array, rows: Ints) -> Array:
         """(rows, draws) for sigma (draws,)."""
         known, share = (
-            np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows] for value in (self.known, self.share)
+            np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows]
+            for value in (self.known, self.share)
         )
         return np.asarray(known[:, None] + sigma**2 * share[:, None])
 
@@ -501,8 +505,12 @@ class _Source:
             place[new] = inverse.ravel()
             lam = self._lambda(factor.factor)
             if len(names) * lam.shape[1] * len(lam) > MOST_RETURNED:
-                raise ModelError(f"{len(names):,} new groups times {len(lam):,} draws are too many; predict(draws=...) takes fewer.")
-            z = random_stream(self.fit, NEW_GROUPS, factor.factor, 0).standard_normal((len(lam), len(names), lam.shape[1]))
+                raise ModelError(
+                    f"{len(names):,} new groups times {len(lam):,} draws are too many; predict(draws=...) takes fewer."
+                )
+            z = random_stream(self.fit, NEW_GROUPS, factor.factor, 0).standard_normal(
+                (len(lam), len(names), lam.shape[1])
+            )
             drawn = z @ np.swapaxes(lam, 1, 2)
             cache[factor.factor] = np.ascontiguousarray(np.moveaxis(drawn, 0, 2)), place
         return cache[factor.factor]

@@ -44,7 +44,7 @@ CLASSES: dict[str, type] = {cls.__name__: cls for cls in (Statistics, CrossProdu
 RESULT_ARRAYS = ("theta", "log_weights", "beta_mean", "beta_sd", "draws_theta", "draws_beta")
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def save(fit: Posterior, path: str | Path, *, data: bool = True) -> None:
@@ -146,7 +146,9 @@ def encode(value: Any, name: str, arrays: Arrays) -> Any:
         arrays[name] = value
         return {"array": name}
     if is_dataclass(value) and type(value).__name__ in CLASSES:
-        content = {part.name: encode(getattr(value, part.name), f"{name}/{part.name}", arrays) for part in fields(value)}
+        content = {
+            part.name: encode(getattr(value, part.name), f"{name}/{part.name}", arrays) for part in fields(value)
+        }
         return {"class": type(value).__name__, "fields": content}
     if isinstance(value, tuple):
         return {"tuple": [encode(item, f"{name}/{position}", arrays) for position, item in enumerate(value)]}
@@ -157,7 +159,7 @@ def encode(value: Any, name: str, arrays: Arrays) -> Any:
     return {"skipped": type(value).__name__}
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def load(path: str | Path) -> Posterior:
@@ -227,7 +229,9 @@ def _arrays(archive: zipfile.ZipFile) -> Arrays:
     for name in archive.namelist():
         if name.endswith(".npy"):
             # read() checks the member's sum, which reading a part of a stream would not
-            arrays[name.removesuffix(".npy")] = np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+            arrays[name.removesuffix(".npy")] = np.lib.format.read_array(
+                io.BytesIO(archive.read(name)), allow_pickle=False
+            )
     return arrays
 
 
@@ -238,10 +242,12 @@ def _from_parts(manifest: dict[str, Any], arrays: Arrays) -> Posterior:
     design = Design.from_state({"json": manifest["design"], "arrays": own})
     model = Model(design, PriorTable.from_json(manifest["priors"]), resolve_family(manifest["family"]))
     known = manifest["coefficients"]
-    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    listed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     model.__dict__["column_means"] = arrays["model/column_means"]
     model.__dict__["coefficients"] = Coefficients(**listed)
-    averages = {name.removeprefix("averages/"): values for name, values in arrays.items() if name.startswith("averages/")}
+    averages = {
+        name.removeprefix("averages/"): values for name, values in arrays.items() if name.startswith("averages/")
+    }
     model.__dict__["_row_averages"] = averages
     if not manifest["data"]:
         kept = decode(manifest["statistics"], arrays)
@@ -259,7 +265,7 @@ def _result_from_json(content: dict[str, Any], arrays: Arrays) -> Result:
         for name, entry in content["statistics"].items()
     }
     return Result(
-        **{name: arrays[f"result/{name}"] for name in RESULT_ARRAYS},  # type: ignore[arg-type]
+        **{name: arrays[f"result/{name}"] for name in RESULT_ARRAYS},
         log_marginal_likelihood=content["log_marginal_likelihood"],
         accuracy=Accuracy(**_known(Accuracy, accuracy)),
         settings=Settings(**_known(Settings, content["settings"])),

@@ -37,8 +37,15 @@ def parameter_table(model: Model, result: Result) -> pandas.DataFrame:
     import pandas as pd
 
     columns = list(COLUMNS) + (["rhat"] if result.chains else [])
-    rows = np.concatenate([_coefficient_rows(result), quantity_rows(result, model.hyperparameters.public(result.theta))])
-    index = pd.Index(model.parameter_names, name="parameter")
+    rows = np.concatenate(
+        [_coefficient_rows(result), quantity_rows(result, model.hyperparameters.public(result.theta))]
+    )
+    names = model.parameter_names
+    if result.accuracy.surrogate_error is not None:
+        # The weights know nothing of the error of an interpolated density; the engine's own figure does.
+        known = [result.accuracy.ess.get(name, np.inf) for name in names]
+        rows[:, columns.index("ess")] = np.minimum(rows[:, columns.index("ess")], known)
+    index = pd.Index(names, name="parameter")
     return pd.DataFrame(rows, index=index, columns=columns)
 
 

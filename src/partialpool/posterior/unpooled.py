@@ -108,15 +108,15 @@ def _in_chain(cross: CrossProducts, level: int, gamma: Array, effects: Array) ->
         part = np.einsum("gji,gj->gi", child.border[:, :, start : start + here.q], own)
         np.subtract.at(rest, _ancestors(cross, below, level), part)
     if structure.n_root:
-        entries, group, column, values = _sparse(cross, level)
+        group, column, values = _sparse(cross, level)
         root_u = _root_vector(cross, effects)
         for i in range(here.q):
             rest[:, i] -= np.bincount(group, weights=values[:, i] * root_u[column], minlength=here.groups)
     return here.own, rest
 
 
-def _sparse(cross: CrossProducts, level: int) -> tuple[int, Ints, Ints, Array]:
-    """Entries of a level's sparse part with the root: their number, group, root column, values (entries, q)."""
+def _sparse(cross: CrossProducts, level: int) -> tuple[Ints, Ints, Array]:
+    """Entries of a level's sparse part with the root: their group, root column, values (entries, q)."""
     row = cross.structure.levels[level]
     q, groups = int(row[blocks.Q]), int(row[blocks.GROUPS])
     ptr = cross.structure.ptr[int(row[blocks.PTR_AT]) : int(row[blocks.PTR_AT]) + groups + 1]
@@ -124,7 +124,7 @@ def _sparse(cross: CrossProducts, level: int) -> tuple[int, Ints, Ints, Array]:
     start = int(row[blocks.IDX_AT])
     column = cross.structure.idx[start : start + count]
     at = int(row[blocks.S_AT])
-    return count, np.repeat(np.arange(groups), np.diff(ptr)), column, cross.s[at : at + count * q].reshape(count, q)
+    return np.repeat(np.arange(groups), np.diff(ptr)), column, cross.s[at : at + count * q].reshape(count, q)
 
 
 def _root_vector(cross: CrossProducts, effects: Array) -> Array:
@@ -135,7 +135,9 @@ def _root_vector(cross: CrossProducts, effects: Array) -> Array:
 def _in_root(cross: CrossProducts, block: int, gamma: Array, effects: Array) -> tuple[Array, Array]:
     structure = cross.structure
     n_root = structure.n_root
-    start, groups, q = (int(structure.root_blocks[block][k]) for k in (blocks.ROOT_START, blocks.ROOT_GROUPS, blocks.ROOT_Q))
+    start, groups, q = (
+        int(structure.root_blocks[block][k]) for k in (blocks.ROOT_START, blocks.ROOT_GROUPS, blocks.ROOT_Q)
+    )
     row, column = structure.root_at // n_root, structure.root_at % n_root
     u = _root_vector(cross, effects)
     border = cross.gx.reshape(n_root, -1)
@@ -143,12 +145,14 @@ def _in_root(cross: CrossProducts, block: int, gamma: Array, effects: Array) -> 
     off = row != column
     product += np.bincount(column[off], weights=(cross.root_v * u[row])[off], minlength=n_root)
     for level in range(len(structure.levels)):
-        _, group, met, values = _sparse(cross, level)
+        group, met, values = _sparse(cross, level)
         own = effects[_Level(cross, level).effects].reshape(-1, values.shape[1])
         product += np.bincount(met, weights=(values * own[group]).sum(axis=1), minlength=n_root)
     rest = border[:, -1] - border[:, :-1] @ gamma - product
     own_blocks = np.zeros((groups, q, q))
-    inside = (row >= start) & (row < start + groups * q) & ((row - start) // q == (column - start) // q) & (column >= start)
+    inside = (
+        (row >= start) & (row < start + groups * q) & ((row - start) // q == (column - start) // q) & (column >= start)
+    )
     r, c = row[inside] - start, column[inside] - start
     np.add.at(own_blocks, (r // q, r % q, c % q), cross.root_v[inside])
     np.add.at(own_blocks, (r[r != c] // q, c[r != c] % q, r[r != c] % q), cross.root_v[inside][r != c])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass, replace
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,12 +113,16 @@ def verify(fit: Posterior, ess: float | None = None, seed: int | None = None) ->
 
 def _settings(fit: Posterior, ess: float | None, seed: int | None) -> Settings:
     asked = REFERENCE_ESS if ess is None else ess
-    if isinstance(asked, bool) or not isinstance(asked, numbers.Real) or not 0 < asked < math.inf:
+    if not (_is_number(asked, int | float | np.number) and 0 < asked < math.inf):
         raise ModelError(f"ess = {ess!r} is not possible; ask for a number above 0, such as 1000.")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0):
+    if seed is not None and not (_is_number(seed, int | np.integer) and seed >= 0):
         raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
     own = fit.result.settings
     return replace(own, draws=4000, ess=float(asked), seed=int(own.seed + 1 if seed is None else seed))
+
+
+def _is_number(value: object, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _parameter_table(fit: Posterior, reference: Posterior) -> pandas.DataFrame:
@@ -178,7 +181,8 @@ def _verdict(table: pandas.DataFrame, groups: pandas.DataFrame, reference: Poste
     z, ratio = table["z"].abs().fillna(np.inf), table["sd_ratio"].fillna(np.inf)
     rhat = reference.accuracy.rhat or {}
     worst_rhat = max(rhat.values(), default=1.0)
-    wrong = [f"the means of {name} differ by {z[name]:.1f} Monte Carlo standard errors" for name in z.index[z > MOST_ERRORS]]
+    far = z.index[z > MOST_ERRORS]
+    wrong = [f"the means of {name} differ by {z[name]:.1f} Monte Carlo standard errors" for name in far]
     off = np.abs(np.log(ratio.to_numpy(dtype=float))) > np.log1p(tolerance)
     wrong += [f"the sds of {name} differ by a factor of {ratio[name]:.2f}" for name in ratio.index[off]]
     compared = int(groups["groups"].sum()) if len(groups) else 0
@@ -191,7 +195,8 @@ def _verdict(table: pandas.DataFrame, groups: pandas.DataFrame, reference: Poste
     ]
     if not worst_rhat <= MAX_RHAT:
         return False, (
-            f"No verdict: the chains of the reference do not agree (R-hat {worst_rhat:.3f}). Run verify with a larger ess=."
+            f"No verdict: the chains of the reference do not agree (R-hat {worst_rhat:.3f}). "
+            "Run verify with a larger ess=."
         )
     if wrong:
         return False, f"The fit and the reference do not agree: {'; '.join(wrong)}."

@@ -35,7 +35,7 @@ def densities(fit: Any, names: Sequence[str] | None, figsize: tuple[float, float
     across = min(3, len(shown)) if len(shown) != 4 else 2
     down = math.ceil(len(shown) / across)
     figure = canvas.new_figure(figsize or (max(4.6, 3.1 * across), 0.9 + 2.0 * down))
-    grid = figure.subplots(down, across, squeeze=False)
+    grid = figure.subplots(down, across, squeeze=False, gridspec_kw={"wspace": 0.1, "hspace": 0.08})
     for axes, name in zip(grid.flat, shown, strict=False):
         _panel(axes, fit, name)
     for axes in list(grid.flat)[len(shown) :]:

@@ -7,7 +7,8 @@ A term with q columns has group effects ``u_g = Lambda z_g`` with ``z_g ~ N(0, I
 C lower triangular. The unconstrained parameters of the term are ``log sd`` (q of them) and, where the effects are
 correlated, ``x = atanh(z)`` of the q (q - 1) / 2 canonical partial correlations z, row by row. Row i of C is
 
-.. math:: C_{ij} = z_{ij}\, r_{ij}, \quad r_{i0} = 1, \quad r_{i,j+1} = r_{ij} \sqrt{1 - z_{ij}^2}, \quad C_{ii} = r_{ii}.
+.. math:: C_{ij} = z_{ij}\, r_{ij}, \quad r_{i0} = 1, \quad
+   r_{i,j+1} = r_{ij} \sqrt{1 - z_{ij}^2}, \quad C_{ii} = r_{ii}.
 
 Under an LKJ(eta) prior the partial correlations are independent, ``(z_ij + 1) / 2 ~ Beta(b_j, b_j)`` with
 ``b_j = eta + (q - 2 - j) / 2`` (Lewandowski, Kurowicka and Joe, 2009, Generating random correlation matrices based on
@@ -111,7 +112,7 @@ class TermCovariance:
         q = self.size
         factor = self.correlation_factor(parameters)
         # solve(C', excess) = C^-T excess, the derivative in C; and C excess C^-1, whose diagonal is that in log sd
-        in_factor = np.linalg.solve(np.swapaxes(factor, 1, 2), excess)
+        in_factor = np.asarray(np.linalg.solve(np.swapaxes(factor, 1, 2), excess), dtype=float)
         in_log_sd = np.einsum("kij,kij->ki", factor, in_factor)
         out = np.empty((parameters.shape[0], self.n_parameters))
         out[:, :q] = in_log_sd
@@ -123,7 +124,7 @@ class TermCovariance:
         """Reverse pass through the recursion for the rows of C."""
         z = np.tanh(x)
         root = 1.0 / np.cosh(np.clip(x, -350.0, 350.0))
-        out = np.empty_like(x)
+        out = np.empty(x.shape)
         end = 0
         for i in range(1, self.size):
             start, end = end, end + i
@@ -148,9 +149,7 @@ class TermCovariance:
         """
         x = parameters[:, self.size :]
         shape = np.array([eta + (self.size - 2 - j) / 2 for _, j in self.pairs()])
-        log_norm = sum(
-            (2 * b - 1) * math.log(2) + 2 * math.lgamma(b) - math.lgamma(2 * b) for b in shape.tolist()
-        )
+        log_norm = sum((2 * b - 1) * math.log(2) + 2 * math.lgamma(b) - math.lgamma(2 * b) for b in shape.tolist())
         magnitude = np.abs(x)
         log_one_minus_z2 = 2 * (math.log(2) - magnitude - np.log1p(np.exp(-2 * magnitude)))
         return log_one_minus_z2 @ shape - log_norm, -2 * shape * np.tanh(x)
@@ -160,7 +159,7 @@ class TermCovariance:
         with np.errstate(divide="ignore"):
             log_sd = np.log(np.asarray(sd, dtype=float))
         if not self.n_correlations:
-            return log_sd
+            return np.asarray(log_sd)
         factor = np.linalg.cholesky(np.eye(self.size) if correlation is None else correlation)
         x = []
         for i in range(1, self.size):
@@ -169,4 +168,4 @@ class TermCovariance:
                 z = float(np.clip(factor[i, j] / remaining, -1 + 1e-15, 1 - 1e-15))
                 x.append(math.atanh(z))
                 remaining *= math.sqrt(1 - z * z)
-        return np.concatenate([log_sd, x])
+        return np.asarray(np.concatenate([log_sd, x]))

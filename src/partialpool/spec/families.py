@@ -41,6 +41,7 @@ def resolve_family(family: str | Gaussian) -> Gaussian:
         return Gaussian()
     if name in _LATER:
         raise ModelError(
-            f"family={family!r} is not in this version of partialpool, which fits family='gaussian'; other responses come next."
+            f"family={family!r} is not in this version of partialpool, which fits family='gaussian'; "
+            "other responses come next."
         )
     raise ModelError(f"There is no family {family!r}. {did_you_mean(name, ['gaussian'])}")
