@@ -46,8 +46,7 @@ help:
 	@echo "make clean         remove what these made"
 
 demo: $(DEMO_VENV)/.installed
-	@mkdir -p demo
-	@cd demo && ../$(DEMO_PY) -m partialpool demo
+	@$(DEMO_PY) -m partialpool demo --out demo
 
 test: $(VENV)/.test
 	$(PY) -m pytest $(ARGS)
@@ -69,7 +68,7 @@ check-long: $(VENV)/.test
 	$(PY) -m benchmarks.check_long $(ARGS)
 
 docs-figures: $(VENV)/.test
-	$(PY) docs/figures.py $(ARGS)
+	$(PY) examples/make_figures.py $(ARGS)
 
 # A stamp file says that an environment is up to date, so that a second run starts at once.
 $(DEMO_VENV)/.installed: pyproject.toml $(SOURCES)

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where results are written")
     options = parser.parse_args(arguments)
-    chosen = {"models": options.model, "folder": options.folder}
+    chosen = {"models": options.model}
     chosen |= {name: value for name, value in (("replicates", options.replicates), ("seed", options.seed)) if value}
     passed = True
     for name, module in CHECKS.items():
@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             section = describe(outcome, time.perf_counter() - start)
             print("\n".join(section), flush=True)
             keep(options.folder, name, section)
+            if outcome.draw is not None:
+                outcome.draw(options.folder)
             passed &= outcome.passed
     return 0 if passed else 1
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -16,6 +18,8 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     skipped: bool = False
+    #: Draws the figures into a folder; called once the results are written.
+    draw: Callable[[Path], None] | None = None
 
     def fail(self, sentence: str) -> None:
         self.passed = False

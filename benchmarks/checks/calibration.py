@@ -107,8 +107,7 @@ def run(
         ranks, spoiled, notes = _ranks(design, replicates, [seed, position])
         histograms[name] = ranks
         _judge(out, name, ranks, spoiled, notes, replicates)
-    if folder is not None:
-        _draw(histograms, folder / "calibration.png")
+    out.draw = lambda folder: _draw(histograms, folder / "calibration.png")
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,14 @@ def run(models: list[str] | None = None, **_: Any) -> Outcome:
         "groups of each factor; effective sample sizes are the smallest of any parameter.",
         "",
     ]
-    rows = []
+    rows: list[list[str]] = []
     for name, (formula, data) in cases().items():
         if models is None or name in models:
             rows.append(_compare(out, name, formula, data))
+            print("  " + ", ".join(rows[-1]), file=sys.stderr, flush=True)
     head = ["model", "quantities", "worst mean", "worst sd ratio", "exact: bulk, tail ESS", "reference: bulk, tail ESS",
             "reference: R-hat, divergences", "seconds", "met"]  # fmt: skip
-    out.lines += table(head, rows)
+    out.lines += ["", *table(head, rows)]
     return out
 
 
@@ -74,9 +76,10 @@ def _compare(out: Outcome, name: str, formula: str, data: Any) -> list[str]:
     exact = model.fit(seed=SEED, progress=False, **EXACT)
     chains = model.fit(method="nuts", seed=SEED, progress=False, **REFERENCE)
     before = len(out.failures)
-    for engine, fit in (("exact", exact), ("reference", chains)):
-        if not fit.accuracy.trusted:
-            out.fail(f"{name}: the {engine} fit does not trust itself: {' '.join(fit.accuracy.notes)}")
+    if not exact.accuracy.trusted:
+        out.fail(f"{name}: the exact fit does not trust itself: {' '.join(exact.accuracy.notes)}")
+    if not chains.accuracy.trusted:  # said, and no failure: it is the exact engine that is checked
+        out.lines.append(f"{name}: the reference says of itself: {' '.join(chains.accuracy.notes)}")
     bulk, tail = _exact_ess(exact)
     nuts_bulk, nuts_tail = _chain_ess(chains)
     for engine, smallest in (("exact", min(bulk, tail)), ("reference", min(nuts_bulk, nuts_tail))):

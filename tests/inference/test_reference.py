@@ -17,11 +17,17 @@ from partialpool.spec.distributions import Flat, HalfCauchy, Normal
 PRIORS = {
     "normal": {},
     "student": {
-        "x": "StudentT(3, 0, 1)", "Intercept": "Cauchy(0, 2)", "sd": "HalfCauchy(1)", "sigma": "Exponential(1)"
+        "x": "StudentT(3, 0, 1)",
+        "Intercept": "Cauchy(0, 2)",
+        "sd": "HalfCauchy(1)",
+        "sigma": "Exponential(1)",
     },
     "flat": {"beta": Flat(), "Intercept": Flat(), "sd(Intercept|g)": "Gamma(2, 1)", "sigma": "InverseGamma(2, 1)"},
     "bounded": {
-        "sd(Intercept|g)": "Uniform(0.2, 3)", "sd(z|h)": "Beta(2, 3)", "cor": "LKJ(3)", "sigma": "HalfNormal(2)"
+        "sd(Intercept|g)": "Uniform(0.2, 3)",
+        "sd(z|h)": "Beta(2, 3)",
+        "cor": "LKJ(3)",
+        "sigma": "HalfNormal(2)",
     },
 }
 RESPONSES = {

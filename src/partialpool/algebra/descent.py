@@ -59,8 +59,8 @@ def descend_levels(
     """Moments of all chain levels, top down.
 
     root_cov (layout of the root's factor), root_beta_cov (n_root x p), beta_cov (p x p), root_mean, beta_mean: in the
-    raw scale. cov_d, cov_b, cov_s: work for the levels above the leaf. Adds the sum over groups of E[z z'] to zz (layout
-    of lam); writes u_mean and u_var unless they have length 0.
+    raw scale. cov_d, cov_b, cov_s: work for the levels above the leaf. Adds the sum over groups of E[z z'] to zz
+    (layout of lam); writes u_mean and u_var unless they have length 0.
     """
     n_levels = levels.shape[0]
     q_max, w_max, m_max = 1, 1, 1

@@ -25,7 +25,7 @@ _limit: Any = None
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One thread a BLAS call while Python threads share the cores; the last of nested or concurrent users restores it."""
+    """One thread a BLAS call while Python threads share the cores; the last of concurrent users restores it."""
     global _limit, _limit_holders
     from threadpoolctl import threadpool_limits
 

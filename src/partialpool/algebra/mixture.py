@@ -39,12 +39,14 @@ def invert_mixtures(
             mean += weights[k] * means[k, j]
         variance = 0.0
         third = 0.0
+        fourth = 0.0
         narrowest = math.inf
         for k in range(count):
             s2 = sds[k, j] * sds[k, j]
             shift = means[k, j] - mean
             variance += weights[k] * (shift * shift + s2)
             third += weights[k] * shift * (shift * shift + 3.0 * s2)
+            fourth += weights[k] * (shift * shift * (shift * shift + 6.0 * s2) + 3.0 * s2 * s2)
             if sds[k, j] > 0.0:
                 narrowest = min(narrowest, sds[k, j])
         sd = math.sqrt(variance)
@@ -56,8 +58,11 @@ def invert_mixtures(
                 continue
             p = probabilities[i]
             z = normal_scores[i]
-            skew = third / (sd * variance)
-            x = mean + sd * (z + max(-0.5, min(0.5, skew)) * (z * z - 1.0) / 6.0)
+            # Cornish and Fisher's first guess, held back where the mixture is far from normal
+            skew = max(-0.5, min(0.5, third / (sd * variance)))
+            excess = max(-1.0, min(1.0, fourth / (variance * variance) - 3.0))
+            score = z + skew * (z * z - 1.0) / 6.0 + excess * (z * z * z - 3.0 * z) / 24.0
+            x = mean + sd * (score - skew * skew * (2.0 * z * z * z - 5.0 * z) / 36.0)
             # Cantelli: beyond these no quantile of a distribution with this mean and sd can lie
             low = mean - sd * math.sqrt((1.0 - p) / p)
             high = mean + sd * math.sqrt(p / (1.0 - p))
@@ -72,12 +77,12 @@ def invert_mixtures(
                         density += weights[k] * 0.3989422804014327 * math.exp(-0.5 * t * t) / s
                     elif x >= means[k, j]:
                         value += weights[k]
-                excess = value - p
-                if excess > 0.0:
+                error = value - p
+                if error > 0.0:
                     high = min(high, x)
                 else:
                     low = max(low, x)
-                step = excess / density if density > 0.0 else math.inf
+                step = error / density if density > 0.0 else math.inf
                 following = x - step
                 newton = low < following < high
                 if not newton:

@@ -462,7 +462,7 @@ def _check_groups(design: Design, family: str) -> None:
                 f"The grouping factor {factor.name!r} has a single group, {factor.labels[0]!r}: how groups differ "
                 f"cannot be learned from one; leave out {group.text}."
             )
-        if family == "gaussian" and group.names == ("Intercept",) and len(factor.labels) == design.n_rows:
+        if family == "gaussian" and len(factor.labels) * len(group.names) >= design.n_rows:
             _check_residual(design, factor, group)
 
 
@@ -472,6 +472,13 @@ def _check_residual(design: Design, factor: GroupFactor, group: GroupDesign) -> 
     telling = [values for values in (design.weights, design.precision) if values is not None]
     if known or any(values.min() < values.max() for values in telling):
         return
+    if group.names != ("Intercept",):
+        wide = f"{len(group.names)} effects ({', '.join(group.names[:3])}{', ...' if len(group.names) > 3 else ''})"
+        raise DataError(
+            f"The term {group.text} has {wide} for each of {len(factor.labels)} groups, "
+            f"{len(factor.labels) * len(group.names)} in all for {design.n_rows} rows, so that they cannot be told from sigma; let fewer columns vary by group "
+            "(a column of numbers that was read as text makes one effect for each value: convert it)."
+        )
     raise DataError(
         f"The grouping factor {factor.name!r} has as many groups as there are rows ({design.n_rows}), so that its sd "
         f"cannot be told from sigma; leave out {group.text}, or give known standard errors: 'y | se(s) ~ ...'."

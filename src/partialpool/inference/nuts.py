@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.errors import InferenceError
 from partialpool.inference.diagnostics import ess_bulk, ess_tail, rhat
+from partialpool.inference.progress import Progress
 
 Array = NDArray[np.float64]
 #: Value and gradient (d,) of a log density at a position (d,).
@@ -88,7 +89,7 @@ class Plan:
     tune: int
     seed: int
     cores: int
-    progress: bool
+    progress: bool | None
     target_accept: float = 0.8
     max_depth: int = 10
 
@@ -178,12 +179,13 @@ def run_chains(
     """
     import nutpie
 
+    counted = _Counted(make_density)
     with one_blas_thread():
         from nutpie.compiled_pyfunc import from_pyfunc
 
         compiled = from_pyfunc(
             dimension,
-            make_density,
+            counted.make,
             lambda _seed1, _seed2, _chain: lambda position: {"position": position},
             [np.dtype("float64")],
             [(dimension,)],
@@ -193,20 +195,44 @@ def run_chains(
         try:
             sampler = nutpie.sample(
                 compiled, draws=plan.first, tune=plan.tune, chains=CHAINS, cores=max(1, min(CHAINS, plan.cores)),
-                seed=seed, progress_bar=plan.progress, return_raw_trace=True, blocking=False,
+                seed=seed, progress_bar=False, return_raw_trace=True, blocking=False,
                 target_accept=plan.target_accept, maxdepth=plan.max_depth,
             )  # fmt: skip
-            raw, interrupted = _wait(sampler)
+            raw, interrupted = _wait(sampler, plan, counted)
         except RuntimeError as error:
             raise InferenceError(f"NUTS could not run: {error}. Check the scale of the data and the priors.") from error
     draws, statistics = raw.get_arrow_trace()
     return _read(draws, statistics, dimension, interrupted)
 
 
-def _wait(sampler: Any) -> tuple[Any, bool]:
+class _Counted:
+    """Makes log densities that count their evaluations, for the progress line."""
+
+    def __init__(self, make_density: Callable[[], Density]) -> None:
+        self._make_density = make_density
+        self.evaluations = 0
+
+    def make(self) -> Density:
+        """A log density with its own workspace."""
+        density = self._make_density()
+
+        def counting(position: Array) -> tuple[float, Array]:
+            self.evaluations += 1
+            return density(position)
+
+        return counting
+
+
+def _wait(sampler: Any, plan: Plan, counted: _Counted) -> tuple[Any, bool]:
     """The raw trace, and whether an interrupt cut it short."""
     try:
-        return sampler.wait(), False
+        with Progress(plan.progress) as progress:
+            while True:
+                try:
+                    return sampler.wait(timeout=0.5), False
+                except TimeoutError:
+                    steps = f"{CHAINS} chains of {plan.tune:,} + {plan.first:,} steps"
+                    progress.update(None, f"NUTS, {steps}: {counted.evaluations:,} evaluations")
     except KeyboardInterrupt:
         return sampler.abort(), True
 

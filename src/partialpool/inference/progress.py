@@ -34,8 +34,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, share: float, text: str) -> None:
-        """Say that `share` (0 to 1) of the step described by `text` is done."""
+    def update(self, share: float | None, text: str) -> None:
+        """Say that `share` (0 to 1; None where it cannot be known) of the step described by `text` is done."""
         if not self._wanted or time.perf_counter() - self._start < PATIENCE:
             return
         if self._bar is None:
@@ -46,5 +46,5 @@ class Progress:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(text, total=1.0)
-        self._bar.update(self._task, completed=share, description=text)
+            self._task = self._bar.add_task(text, total=None)
+        self._bar.update(self._task, total=None if share is None else 1.0, completed=share or 0.0, description=text)

@@ -65,7 +65,7 @@ class ReferenceEngine:
         whole = WholeModel(model)
         first = max(FIRST, math.ceil(settings.draws / CHAINS))
         plan = Plan(
-            first, LONGEST * first, settings.ess, TUNE, settings.seed, settings.threads, settings.progress is True,
+            first, LONGEST * first, settings.ess, TUNE, settings.seed, settings.threads, settings.progress,
             TARGET_ACCEPT,
         )  # fmt: skip
         checked = whole.checked_effects()

@@ -57,7 +57,7 @@ def run_whitened(model: Model, settings: Settings, reason: str, steps: Sequence[
     target = Whitened(model)
     first = max(FIRST, math.ceil(settings.draws / CHAINS))
     plan = Plan(
-        first, max(LIMIT, first), settings.ess, TUNE, settings.seed, settings.threads, settings.progress is True,
+        first, max(LIMIT, first), settings.ess, TUNE, settings.seed, settings.threads, settings.progress,
         TARGET_ACCEPT,
     )  # fmt: skip
 

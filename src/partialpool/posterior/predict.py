@@ -395,15 +395,18 @@ class _Source:
                 rows, block = rows[keep], block[keep]
             return rows, statistic(block)
 
-        threads = min(self.fit.result.settings.threads, len(pieces))
-        if threads <= 1:
-            yield from map(work, pieces)
-            return
-        self.prepare()
-        with Progress(self.fit.result.settings.progress) as progress, ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(pieces), threads):  # a few at a time: finished blocks must not pile up
-                progress.update(start / len(pieces), "predictions")
-                yield from pool.map(work, pieces[start : start + threads])
+        threads = max(1, min(self.fit.result.settings.threads, len(pieces)))
+        with Progress(self.fit.result.settings.progress) as progress:
+            if threads == 1:
+                for done, piece in enumerate(pieces):
+                    progress.update(done / len(pieces), "predictions")
+                    yield work(piece)
+                return
+            self.prepare()
+            with ThreadPoolExecutor(threads) as pool:
+                for start in range(0, len(pieces), threads):  # a few at a time: finished blocks must not pile up
+                    progress.update(start / len(pieces), "predictions")
+                    yield from pool.map(work, pieces[start : start + threads])
 
     def prepare(self) -> None:
         """Compute what the blocks share, before threads ask for it."""
