@@ -4,14 +4,14 @@
     python -m benchmarks --quick            fewer runs, smaller sizes
     python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, peers
 
-Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. With --only, the other parts of an
-earlier run are not kept.
+Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. What --only leaves out is kept from
+earlier runs on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -88,7 +88,8 @@ def kernels(report: Report, quick: bool) -> None:
     def once() -> float:
         with tempfile.TemporaryDirectory() as folder:
             seconds, done = run_program(PROGRAM, PARTIALPOOL_CACHE=folder)
-        said.append(next((line for line in done.stderr.splitlines() if line.strip()), ""))
+            told = done.stderr.replace(folder, "the cache")
+        said.append(next((line for line in told.splitlines() if line.strip()), ""))
         return seconds
 
     found, note = gather(once, 1 if quick else 3)
@@ -134,9 +135,7 @@ def insteval_fit(report: Report, quick: bool) -> None:
 
 def _tables(report: Report, runs: list[dict[str, Any]]) -> None:
     whole = [run["seconds"] + run.get("summary_seconds", 0) + run["groups_seconds"] for run in runs]
-    report.rows.append(
-        Row("the same, with the summary and the table of every group (no_pooling, shrinkage)", "", "s", whole)
-    )
+    report.rows.append(Row("the same, with the summary and the table of every group", "", "s", whole))
     report.rows.append(
         Row("the same, peak memory with these tables", "", "GB", [run["peak_with_tables_gb"] for run in runs])
     )
@@ -186,6 +185,11 @@ def growth(report: Report, quick: bool) -> None:
         for value in ("seconds", "peak_gb"):
             report.slopes[f"{value} on log size, {name}, all sizes"] = slope(points, "rows", value)
             report.slopes[f"{value} on log size, {name}, the three largest"] = slope(points[-3:], "rows", value)
+        last = slope(points[-2:], "rows", "seconds")
+        grew = [] if math.isnan(last) else [last]
+        report.rows.append(
+            Row(f"growth with {name}: slope of log seconds, last decade", "linear: <= 1.1", "", grew, 1.1)
+        )
     largest = [points[-1] for points in report.growth.values()]
     memory = [point["peak_gb"] for point in largest if "peak_gb" in point]
     if top == 7:
@@ -205,14 +209,15 @@ def peers(report: Report, quick: bool) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the speeds of partialpool and of its peers.")
     parser.add_argument("--quick", action="store_true", help="fewer runs, smaller sizes")
-    names = [name.removesuffix("_fit") for name in PARTS]
-    parser.add_argument("--only", action="append", choices=names, help="one part; may be given several times")
+    order = [name.removesuffix("_fit") for name in PARTS]
+    parser.add_argument("--only", action="append", choices=order, help="one part; may be given several times")
     options = parser.parse_args(arguments)
-    report = Report(load_at_start=os.getloadavg()[0] if hasattr(os, "getloadavg") else None)
-    for name, work in PARTS.items():
-        if options.only is None or name.removesuffix("_fit") in options.only:
-            say(f"{name.removesuffix('_fit')}: {(work.__doc__ or '').strip()}")
-            work(report, options.quick)
+    chosen = [name for name in order if options.only is None or name in options.only]
+    report = Report.kept(chosen)
+    for name, work in zip(order, PARTS.values(), strict=True):
+        if name in chosen:
+            say(f"{name}: {(work.__doc__ or '').strip()}")
+            report.measure(name, work, options.quick, order)
             report.write()
     print(report.as_text())
     return 0

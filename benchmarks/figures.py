@@ -45,6 +45,8 @@ def draw_growth(growth: dict[str, list[dict[str, Any]]], path: Path = FIGURES / 
         if value == "peak_gb":
             axis.axhline(16, color="grey", lw=0.8, ls=":", label="16 GB")
         axis.set(xscale="log", yscale="log", xlabel="rows", ylabel=label)
+        smallest = [point[value] for points in growth.values() for point in points if value in point]
+        axis.set_ylim(bottom=0.6 * min(smallest, default=0.1))
         axis.grid(True, which="major", alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=9)

@@ -8,12 +8,16 @@ import json
 import os
 import platform
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data import ROOT
+from benchmarks.peers import Peer
 
+#: A load, before a part starts, above which the machine was not quiet.
+BUSY = 0.5
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -27,6 +31,7 @@ class Row:
     runs: list[float]
     limit: float | None = None
     note: str = ""
+    part: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -55,20 +60,51 @@ def _figure(value: float) -> str:
 
 @dataclass
 class Report:
-    """All that a run of the benchmark found."""
+    """All that the benchmark found; parts that are not measured anew are kept from earlier runs."""
 
     rows: list[Row] = field(default_factory=list)
-    peers: list[Any] = field(default_factory=list)
+    peers: list[Peer] = field(default_factory=list)
     growth: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     slopes: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    load_at_start: float | None = None
+    #: By part: when it was measured, and the machine's load before (0 on a quiet one).
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def kept(cls, parts: list[str], folder: Path = RESULTS) -> Report:
+        """The report of earlier runs on this machine, without the parts that will be measured anew."""
+        file = folder / "latest.json"
+        if not file.is_file():
+            return cls()
+        found = json.loads(file.read_text())
+        if found.get("machine") != machine():
+            return cls()
+        report = cls(details=found["details"])
+        for row in found["rows"]:
+            row.pop("met")
+            if row["part"] not in parts:
+                report.rows.append(Row(**row))
+        if "growth" not in parts:
+            report.growth, report.slopes = found["growth"], found["slopes"]
+        if "peers" not in parts:
+            report.peers = [Peer(**peer) for peer in found["peers"]]
+        report.measured = {part: when for part, when in found["measured"].items() if part not in parts}
+        return report
+
+    def measure(self, part: str, work: Callable[[Report, bool], None], quick: bool, order: list[str]) -> None:
+        """Run a part, and mark its rows as its own."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        self.measured[part] = {"on": datetime.date.today().isoformat(), "load": load}
+        before = len(self.rows)
+        work(self, quick)
+        self.rows[before:] = [replace(row, part=part) for row in self.rows[before:]]
+        self.rows.sort(key=lambda row: order.index(row.part))
 
     def write(self, folder: Path = RESULTS) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "latest.md").write_text(self.as_text())
         found = {
-            "machine": machine(), "load_at_start": self.load_at_start,
+            "machine": machine(), "measured": self.measured,
             "rows": [{**asdict(row), "met": row.met} for row in self.rows],
             "peers": [asdict(peer) for peer in self.peers], "growth": self.growth, "slopes": self.slopes,
             "details": self.details,
@@ -77,9 +113,12 @@ class Report:
 
     def as_text(self) -> str:
         about = machine()
-        lines = ["# Measured speeds", "", f"{about['sentence']} Measured on {datetime.date.today().isoformat()}."]
-        if self.load_at_start is not None and self.load_at_start > 0.3:
-            lines[-1] += f" The machine was not quiet: its load before the start was {self.load_at_start:.1f}."
+        days = ", ".join(sorted({when["on"] for when in self.measured.values()}))
+        lines = ["# Measured speeds", "", f"{about['sentence']} Measured on {days}."]
+        busy = {part: when["load"] for part, when in self.measured.items() if (when["load"] or 0) > BUSY}
+        if busy:
+            told = ", ".join(f"{part} {load:.1f}" for part, load in busy.items())
+            lines += ["", f"The machine was busy with other work; its load before each part: {told}."]
         lines += ["", "Median of the runs, and the smallest and largest. GB are 10^9 bytes.", ""]
         lines += ["| what | asked | measured | met |", "| --- | --- | --- | --- |"]
         for row in self.rows:
@@ -103,7 +142,7 @@ def _growth_table(growth: dict[str, list[dict[str, Any]]], slopes: dict[str, flo
     return [*lines, "", *(f"Slope of log {name}: {value:.2f}." for name, value in slopes.items())]
 
 
-def _peer_table(peers: list[Any]) -> list[str]:
+def _peer_table(peers: list[Peer]) -> list[str]:
     lines = ["| model | tool | fit, s | process, s | peak memory, GB | |", "| --- | --- | --- | --- | --- | --- |"]
     for peer in peers:
         fit = spread(peer.seconds, "") if peer.seconds else ""

@@ -16,7 +16,7 @@ import partialpool as pp
 DATA = Path(__file__).parent / "data"
 #: Columns that are factors in R; read as text here.
 FACTORS = (
-    "service", "recipe", "temperature", "s", "d", "dept", "Subject", "school", "batch", "cask", "plate", "sample", "Batch",
+    "service", "recipe", "temperature", "d", "dept", "Subject", "school", "batch", "cask", "plate", "sample", "Batch",
     "replicate", "minrty", "sx", "county",
 )  # fmt: skip
 
@@ -64,7 +64,7 @@ def lme4_parameters(fit: dict[str, Any], model: pp.Model) -> dict[str, float]:
 
 
 def _in_our_order(fit: dict[str, Any], model: pp.Model) -> list[str]:
-    """Our coefficient for each of lme4's: the same columns in the same order, an interaction's parts perhaps swapped."""
+    """Our coefficient for each of lme4's: the same columns in the same order, interactions perhaps swapped."""
     ours = list(model.design.x_names)
     assert len(ours) == len(fit["fixef"])
     return ours
@@ -128,7 +128,9 @@ CASES = {
     ),
     "known errors and sigma": Case("y | se(s, sigma=True) ~ x + (1 | school)", "three levels"),
     "t prior": Case("Reaction ~ Days + (1 | Subject)", "sleepstudy.csv", {"Days": pp.StudentT(3, 0, 5)}),
-    "flat prior": Case("Reaction ~ Days + (1 | Subject)", "sleepstudy.csv", {"Intercept": pp.Flat(), "beta": pp.Flat()}),
+    "flat prior": Case(
+        "Reaction ~ Days + (1 | Subject)", "sleepstudy.csv", {"Intercept": pp.Flat(), "beta": pp.Flat()}
+    ),
     "raw intercept": Case("Reaction ~ Days + (1 | Subject)", "sleepstudy.csv", {"Intercept": pp.Normal(200, 20)}),
     "three levels": Case("y ~ x + (1 | town) + (1 | school) + (x | cl)", "three levels"),
     "weights": Case("y | weights(w) ~ x + (1 | school/cl)", "three levels"),

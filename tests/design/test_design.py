@@ -417,3 +417,10 @@ def test_plain_formulas_do_without_formulaic() -> None:
         "assert not {'formulaic', 'scipy.stats', 'pyarrow.parquet', 'narwhals'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_numbers_read_as_text_do_not_make_an_effect_for_each_value():
+    frame = pd.DataFrame({"y": np.random.default_rng(1).normal(size=40), "g": np.repeat(np.arange(4), 10)})
+    frame["day"] = [str(day) for day in np.tile(np.arange(10), 4)]
+    with pytest.raises(DataError, match=r"10 effects .* 40 in all for 40 rows.*read as text"):
+        build_design(parse_formula("y ~ day + (day | g)"), frame)

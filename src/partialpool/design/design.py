@@ -462,7 +462,8 @@ def _check_groups(design: Design, family: str) -> None:
                 f"The grouping factor {factor.name!r} has a single group, {factor.labels[0]!r}: how groups differ "
                 f"cannot be learned from one; leave out {group.text}."
             )
-        if family == "gaussian" and len(factor.labels) * len(group.names) >= design.n_rows:
+        saturated = len(factor.labels) * len(group.names) >= design.n_rows
+        if family == "gaussian" and saturated and (len(group.names) > 1 or group.names == ("Intercept",)):
             _check_residual(design, factor, group)
 
 
@@ -476,7 +477,8 @@ def _check_residual(design: Design, factor: GroupFactor, group: GroupDesign) -> 
         wide = f"{len(group.names)} effects ({', '.join(group.names[:3])}{', ...' if len(group.names) > 3 else ''})"
         raise DataError(
             f"The term {group.text} has {wide} for each of {len(factor.labels)} groups, "
-            f"{len(factor.labels) * len(group.names)} in all for {design.n_rows} rows, so that they cannot be told from sigma; let fewer columns vary by group "
+            f"{len(factor.labels) * len(group.names)} in all for {design.n_rows} rows, so that they cannot be told "
+            "from sigma; let fewer columns vary by group "
             "(a column of numbers that was read as text makes one effect for each value: convert it)."
         )
     raise DataError(

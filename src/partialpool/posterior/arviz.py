@@ -58,14 +58,10 @@ def to_arviz(fit: Posterior) -> xarray.DataTree:
 
 
 def _attributes(fit: Posterior) -> dict[str, Any]:
-    from importlib import metadata
+    from partialpool import __version__
 
-    try:
-        version = metadata.version("partialpool")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     return {
-        "inference_library": "partialpool", "inference_library_version": version,
+        "inference_library": "partialpool", "inference_library_version": __version__,
         "formula": fit.model.design.terms.formula, "engine": fit.accuracy.engine, "seed": fit.seed,
     }  # fmt: skip
 

@@ -118,9 +118,9 @@ def _shrinkage_lines(fit: Posterior) -> list[str]:
         share = shrinkage_factors(fit, position)
         for column, term in enumerate(factor_terms(fit.model.design, position)):
             low, high = float(np.min(share[:, column])), float(np.max(share[:, column]))
-            amount = f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}"
-            lines.append(f"Shrinkage of {term} by {factor.name}: {amount} of each estimate comes from the population.")
-    return lines
+            amount = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+            lines.append(f"Shrinkage of {term} by {factor.name}: {amount}")
+    return [*lines, "(0: each group keeps its own estimate, 1: it takes the population's)", ""]
 
 
 def _needs_rows(fit: Posterior) -> bool:
@@ -143,11 +143,11 @@ def _accuracy_lines(fit: Posterior) -> list[str]:
         parts.append(f"{accuracy.divergences} divergences")
     checks = "; ".join(parts)
     verdict = "every check passed" if accuracy.trusted else "NOT to be relied on: see fit.accuracy"
-    middle = f" {checks[0].upper()}{checks[1:]};" if checks else ""
+    middle = f"{checks[0].upper()}{checks[1:]};" if checks else ""
     reason = accuracy.reason.rstrip()
     reason = reason if reason.endswith(".") or not reason else reason + "."
     reason = reason[:1].upper() + reason[1:]
-    return [f"{reason}{middle} {verdict}.".strip()]
+    return [line for line in (reason, f"{middle} {verdict}.".strip()) if line]
 
 
 def _notes(fit: Posterior) -> list[str]:
