@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -22,6 +22,7 @@ if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.checks import Outcome
+from benchmarks.data import ROOT
 from benchmarks.report import RESULTS, machine
 
 CHECKS = {
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = {"models": options.model}
     chosen |= {name: value for name, value in (("replicates", options.replicates), ("seed", options.seed)) if value}
+    if importlib.util.find_spec("partialpool") is None:  # not installed: this checkout's own
+        sys.path.insert(0, str(ROOT / "src"))
     passed = True
     for name, module in CHECKS.items():
         if options.only is None or name in options.only:

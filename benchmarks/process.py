@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.data import ROOT
@@ -39,11 +40,18 @@ def run_case(name: str, *, timeout: float = 1800, python: str = sys.executable, 
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def run_program(
-    code: str, *, python: str = sys.executable, timeout: float = 900, **extra: str
-) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Seconds from the interpreter's start to its end, for a program given as text."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Program:
+    """A program that ran: wall time from the interpreter's start to its end, processor time, standard error."""
+
+    seconds: float
+    cpu: float
+    said: str
+
+
+def run_program(code: str, *, python: str = sys.executable, timeout: float = 900, **extra: str) -> Program:
+    """Run a program given as text in a fresh process."""
+    start, cpu = time.perf_counter(), _children_cpu()
     try:
         done = subprocess.run(
             [python, "-c", code],
@@ -56,7 +64,13 @@ def run_program(
         )
     except subprocess.TimeoutExpired as late:
         raise CaseFailed(f"did not finish in {timeout:,.0f} s") from late
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, _children_cpu() - cpu
     if done.returncode:
         raise CaseFailed((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
-    return seconds, done
+    return Program(seconds, cpu, done.stderr)
+
+
+def _children_cpu() -> float:
+    """Processor time of all processes started here that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system

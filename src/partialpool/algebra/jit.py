@@ -335,24 +335,8 @@ def _say_that_compilation_starts(folder: Path | None) -> None:
     if _announced or hook is None:
         return
     _announced = True
-    missing = [
-        kernel_
-        for kernel_ in _declared
-        if not kernel_.ready
-        for signature in kernel_.signatures
-        if not (folder and (folder / _file_name(kernel_, signature)).exists())
-    ]
-    seconds = round(sum(map(_seconds_to_compile, missing)))
-    kernels = "1 kernel" if len(missing) == 1 else f"up to {len(missing)} kernels"
     where = f"they are kept in {folder.parent}" if folder else "no cache folder is writable, so they are not kept"
-    hook(f"partialpool: compiling {kernels} once (about {max(seconds, 1)} s), {where}")
-
-
-def _seconds_to_compile(kernel_: _Kernel) -> float:
-    """Roughly: fitted to two dozen kernels on a processor of 2023."""
-    parts: list[str] = []
-    _describe(kernel_, set(), parts)
-    return 0.2 + sum(map(len, parts)) / 8000.0
+    hook(f"partialpool: compiling numerical kernels, once (some 10 to 20 s); {where}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

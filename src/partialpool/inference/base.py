@@ -35,7 +35,7 @@ class Accuracy:
     Attributes
     ----------
     engine, reason : the method, and why it was chosen.
-    trusted : whether every check passed.
+    trusted : whether every check passed; `checks` lists them.
     ess : effective sample size by parameter. pareto_k : shape of the weights' tail (below 0.7 is good), or None.
     nodes, evaluations : points of theta kept, and likelihood evaluations in all.
     surrogate_error : root mean square error of the interpolated log density on nodes held out, or None.
@@ -57,6 +57,23 @@ class Accuracy:
     steps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """What was checked, as sentences, and whether it holds."""
+        out = {}
+        if self.pareto_k is not None:
+            out["the tail of the importance weights is light: Pareto k below 0.7"] = self.pareto_k < 0.7
+        if self.surrogate_error is not None:
+            out["the interpolated log density is as good as exact: error below 0.05"] = self.surrogate_error < 0.05
+        if self.rhat:
+            out["the chains agree: every R-hat at most 1.01"] = max(self.rhat.values()) <= 1.01
+        if self.divergences is not None:
+            out["no chain diverged"] = self.divergences == 0
+        if self.ess:
+            out["every effective sample size is at least 400"] = min(self.ess.values()) >= 400
+        out["the engine itself raised no doubt"] = self.trusted
+        return out
 
     def __repr__(self) -> str:
         lines = [f"Obtained by: {self.reason}"]
