@@ -16,6 +16,7 @@ SOURCE = Path(partialpool.errors.__file__).resolve().parent
 
 # In the order of import: a module imports from its own room and from rooms above it.
 ROOMS = (
+    "_version",
     "errors",
     "algebra",
     "spec",

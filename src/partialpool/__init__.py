@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from partialpool._version import __version__ as __version__
 
 #: Public name -> module that defines it; imported at first use, so that `import partialpool` is quick.
 _WHERE = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.design.crossprod import RowBlocks, build_row_blocks
-from partialpool.design.design import Design, build_design
+from partialpool.design.design import Design, GroupDesign, build_design
 from partialpool.errors import DataError, ModelError, PriorError, did_you_mean
 from partialpool.spec.covariance import TermCovariance
 from partialpool.spec.distributions import LKJ, Cauchy, Distribution, Flat, HalfStudentT, Normal, StudentT
@@ -127,7 +129,9 @@ class Model:
         design = build_design(parse_formula(formula), data, family=resolved.name)
         if design.terms.response.trials is not None:
             raise ModelError("trials() belongs to a binomial response, which this version does not fit yet; remove it.")
-        return cls(design, resolve_priors(priors, prior_slots(design)), resolved)
+        table = resolve_priors(priors, prior_slots(design))
+        _refuse_improper(design, table)
+        return cls(design, table, resolved)
 
     # -- layout ---------------------------------------------------------------------------------------------------
 
@@ -136,8 +140,7 @@ class Model:
         """The public coefficients and their priors, as the engines use them."""
         names = self.design.x_names
         intercept = names.index(INTERCEPT) if INTERCEPT in names else None
-        centred = intercept is not None and self.priors.matched_key(INTERCEPT) != INTERCEPT
-        centre = self.column_means if centred else np.zeros(len(names))
+        centre = self._centre
         rows = [_location_scale(name, self.priors[name]) for name in names]
         mean = [row[0] for row in rows]
         if intercept is not None and not rows[intercept][2]:
@@ -151,7 +154,7 @@ class Model:
         """Mean of each predictor, 0 for the intercept."""
         names, design = self.design.x_names, self.design
         return np.array(
-            [0.0 if name == INTERCEPT else float(design.V[:, column].mean())
+            [0.0 if name == INTERCEPT else _moments(design.V[:, column], design)[0]
              for name, column in zip(names, design.x_columns, strict=True)]
         )  # fmt: skip
 
@@ -217,6 +220,9 @@ class Model:
         response = np.ascontiguousarray(y, dtype=float)
         if response.shape != self.design.y.shape:
             raise DataError(f"The new response has shape {response.shape}; the model has {self.design.y.size} rows.")
+        if not np.isfinite(response).all():
+            first = int(np.flatnonzero(~np.isfinite(response))[0])
+            raise DataError(f"The new response is not finite in row {first}.")
         other = Model(replace(self.design, y=response), self.priors, self.family)
         other.__dict__["column_means"] = self.column_means
         other.__dict__["row_blocks"] = self.row_blocks
@@ -247,7 +253,9 @@ class Model:
 
         return log_likelihood(self, params)
 
-    def maximum_likelihood(self, reml: bool = False, nodes: int | None = None) -> MaximumLikelihood:
+    def maximum_likelihood(
+        self, reml: bool = False, nodes: int | None = None, threads: int | None = None
+    ) -> MaximumLikelihood:
         """The point estimate of lme4: maximum likelihood, or restricted maximum likelihood with ``reml=True``.
 
         Parameters
@@ -256,12 +264,14 @@ class Model:
             Integrate the coefficients out under a flat prior (REML).
         nodes : int, optional
             Quadrature nodes for other families; a Gaussian response is exact and takes none.
+        threads : int, optional
+            Cores to use; all by default.
         """
         from partialpool.inference.optimum import maximum_likelihood
 
         if nodes is not None:
             raise ModelError("nodes= is for responses that need quadrature; with a Gaussian response leave it out.")
-        return maximum_likelihood(self, reml=reml)
+        return maximum_likelihood(self, reml=reml, threads=threads or os.cpu_count() or 1)
 
     def sample_prior(self, draws: int = 1000, seed: int | None = None) -> pandas.DataFrame:
         """Draws of every parameter from its prior: a data frame with a row a draw, a column a parameter."""
@@ -300,7 +310,7 @@ def _offsets(design: Design) -> list[int]:
     return out
 
 
-def correlation_slot(design: Design, group: Any) -> str:
+def correlation_slot(design: Design, group: GroupDesign) -> str:
     """The name under which the prior of a term's correlations stands in the table."""
     factor = design.factors[group.factor].name
     twins = [g for g in design.groups if g.factor == group.factor and g.correlated and len(g.names) > 1]
@@ -308,38 +318,111 @@ def correlation_slot(design: Design, group: Any) -> str:
 
 
 def prior_slots(design: Design) -> list[Slot]:
-    """The default priors, scaled by the data the model is built on."""
+    """The default priors, scaled by the data the model is built on (rows counted by their `weights`)."""
     response = design.y if design.offset is None else design.y - design.offset
-    spread = float(np.std(response, ddof=1)) if response.size > 1 else 1.0
+    centre, spread = _moments(response, design)
     spread = spread or 1.0
     slots = []
-    for name, column in zip(design.x_names, design.x_columns, strict=True):
+    for name in design.x_names:
         if name == INTERCEPT:
-            default = Normal(_round(float(response.mean())), _round(2.5 * spread))
+            default = Normal(_round_to(centre, spread), _round(2.5 * spread))
             slots.append(Slot(name, "intercept", (), default, "at the mean of the predictors; mean(y), 2.5 sd(y)"))
-        else:
-            width = float(np.std(design.V[:, column], ddof=1)) or 1.0
-            slots.append(Slot(name, "coefficient", (), Normal(0, _round(2.5 * spread / width)), "2.5 sd(y) / sd(x)"))
+    if INTERCEPT in design.x_names:
+        for name, column in zip(design.x_names, design.x_columns, strict=True):
+            if name != INTERCEPT:
+                width = _moments(design.V[:, column], design)[1] or 1.0
+                default = Normal(0, _round(2.5 * spread / width))
+                slots.append(Slot(name, "coefficient", (), default, "2.5 sd(y) / sd(x)"))
+    else:
+        slots += _slots_without_intercept(design, response, centre, spread)
     for group in design.groups:
-        factor = design.factors[group.factor].name
-        for name, column in zip(group.names, group.columns, strict=True):
-            width = float(np.std(design.V[:, column], ddof=1)) if name != INTERCEPT else 1.0
-            note = "2.5 sd(y)" if name == INTERCEPT else "2.5 sd(y) / sd(x)"
-            default_sd = HalfStudentT(3, _round(2.5 * spread / (width or 1.0)))
-            slots.append(Slot(f"sd({name}|{factor})", "sd", (f"sd({factor})", "sd"), default_sd, note))
-        if group.correlated and len(group.names) > 1:
-            slot = correlation_slot(design, group)
-            slots.append(
-                Slot(slot, "cor", (f"cor({factor})", "cor"), LKJ(1), "every correlation matrix equally likely")
-            )
+        slots += _group_slots(design, group, spread)
     if design.se is None or design.se_sigma:
         slots.append(Slot("sigma", "sigma", (), HalfStudentT(3, _round(2.5 * spread)), "2.5 sd(y)"))
     return slots
 
 
+def _slots_without_intercept(design: Design, response: Array, centre: float, spread: float) -> list[Slot]:
+    """Priors of the coefficients of a formula without intercept.
+
+    The columns of a factor that takes the intercept's place are its cells' means: each has the prior of an intercept.
+    Other predictors carry the mean of the response too, so that root mean squares stand for sds.
+    """
+    cells = _cells(design)
+    size = float(np.sqrt(np.mean(response * response))) or 1.0
+    slots = []
+    for name, column in zip(design.x_names, design.x_columns, strict=True):
+        if name in cells:
+            default = Normal(_round_to(centre, spread), _round(2.5 * spread))
+            slots.append(Slot(name, "coefficient", (), default, "the mean of a cell; mean(y), 2.5 sd(y)"))
+            continue
+        values = design.V[:, column]
+        width = float(np.sqrt(np.mean(values * values))) if not cells else _moments(values, design)[1]
+        default = Normal(0, _round(2.5 * (spread if cells else size) / (width or 1.0)))
+        note = "2.5 sd(y) / sd(x)" if cells else "no intercept: 2.5 rms(y) / rms(x)"
+        slots.append(Slot(name, "coefficient", (), default, note))
+    return slots
+
+
+def _cells(design: Design) -> set[str]:
+    """Names of the indicator columns of one factor that add up to 1 in every row."""
+    by_factor: dict[str, list[tuple[str, int]]] = {}
+    for name, column in zip(design.x_names, design.x_columns, strict=True):
+        stem, bracket, _ = name.rpartition("[")
+        if bracket and ":" not in name:
+            by_factor.setdefault(stem, []).append((name, int(column)))
+    for columns in by_factor.values():
+        if np.all(design.V[:, [column for _, column in columns]].sum(axis=1) == 1):
+            return {name for name, _ in columns}
+    return set()
+
+
+def _group_slots(design: Design, group: GroupDesign, spread: float) -> list[Slot]:
+    factor = design.factors[group.factor].name
+    slots = []
+    for name, column in zip(group.names, group.columns, strict=True):
+        width = 1.0 if name == INTERCEPT else _moments(design.V[:, column], design)[1] or 1.0
+        note = "2.5 sd(y)" if name == INTERCEPT else "2.5 sd(y) / sd(x)"
+        default = HalfStudentT(3, _round(2.5 * spread / width))
+        slots.append(Slot(f"sd({name}|{factor})", "sd", (f"sd({factor})", "sd"), default, note))
+    if group.correlated and len(group.names) > 1:
+        keys = [f"cor({factor})", "cor"]
+        if len(group.names) == 2:  # the one correlation, as `summary` names it
+            keys.insert(0, f"cor({group.names[0]},{group.names[1]}|{factor})")
+        note = "every correlation matrix equally likely"
+        slots.append(Slot(correlation_slot(design, group), "cor", tuple(keys), LKJ(1), note))
+    return slots
+
+
+def _moments(values: Array, design: Design) -> tuple[float, float]:
+    """Mean and sd over the rows, a row of weight 2 counting as two."""
+    count = np.ones(values.size) if design.weights is None else design.weights
+    total = float(count.sum())
+    mean = float(count @ values) / total
+    return mean, math.sqrt(float(count @ (values - mean) ** 2) / max(total - 1, 1.0))
+
+
 def _round(value: float) -> float:
     """Three significant digits: a default prior that can be read, and typed again."""
     return float(f"{value:.3g}")
+
+
+def _round_to(value: float, spread: float) -> float:
+    """`value` to a hundredth of `spread` or so: short, yet as near as the prior's scale can tell."""
+    return round(value, max(0, 2 - math.floor(math.log10(spread)))) if spread < 100 else float(round(value))
+
+
+def _refuse_improper(design: Design, priors: PriorTable) -> None:
+    """A flat prior of an sd that one or two groups cannot make proper."""
+    for group in design.groups:
+        factor = design.factors[group.factor]
+        for name in group.names:
+            slot = f"sd({name}|{factor.name})"
+            if isinstance(priors[slot], Flat) and len(factor.labels) <= 2:
+                raise PriorError(
+                    f"A flat prior on {slot!r} has no proper posterior with {len(factor.labels)} groups; it takes at "
+                    "least 3. Use a proper one, such as HalfNormal(1)."
+                )
 
 
 def _location_scale(name: str, prior: Distribution) -> tuple[float, float, float]:

@@ -28,13 +28,19 @@ def hyper_moments(model, result):
     return mean, np.sqrt(weights @ (public - mean) ** 2)
 
 
-def grid(model, axes):
-    """Posterior moments of the hyperparameters, and log p(y), by brute-force summation on a fine grid of theta."""
+def grid(model, axes, uniform=None):
+    """Posterior moments of the hyperparameters, and log p(y), by brute-force summation on a fine grid of theta.
+
+    `uniform` are the ends of the first axis where its grid is even in the sd itself, not in its log.
+    """
     mesh = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
     log_density = GaussianMarginal(model).value(mesh)[0] + model.hyperparameters.log_prior(mesh)[0]
-    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    cells = [axis[1] - axis[0] for axis in axes]
+    if uniform:
+        cells[0] = (uniform[1] - uniform[0]) / (axes[0].size + 1)
+        log_density -= mesh[:, 0]  # d log sd = d sd / sd
     weights = np.exp(log_density - log_density.max())
-    log_evidence = np.log(weights.sum() * cell) + log_density.max()
+    log_evidence = np.log(weights.sum() * np.prod(cells)) + log_density.max()
     weights /= weights.sum()
     public = model.hyperparameters.public(mesh)
     mean = weights @ public
@@ -154,3 +160,93 @@ def test_draws_follow_the_weighted_nodes():
     sd = np.sqrt(weights @ (result.beta_sd**2 + (result.beta_mean - mean) ** 2))
     np.testing.assert_allclose(result.draws_beta.mean(0), mean, atol=4 * sd.max() / np.sqrt(20_000))
     np.testing.assert_allclose(result.draws_beta.std(0), sd, rtol=0.03)
+
+
+def years(offset: float) -> pd.DataFrame:
+    """Slopes on a predictor whose mean is far from 0."""
+    rng = np.random.default_rng(0)
+    g = rng.integers(0, 10, 200)
+    x = 5 * rng.normal(size=200)
+    y = 0.1 * x + rng.normal(size=10)[g] + (g - 4.5) * 0.3 * x + rng.normal(size=200)
+    return pd.DataFrame({"y": y, "yr": offset + x, "g": g.astype(str)})
+
+
+@pytest.mark.parametrize("offset", [50.0, 300.0, 2000.0, 100_000.0])
+def test_slopes_on_a_predictor_far_from_zero(offset):
+    """The likelihood does not know where a predictor's zero lies (correlated slopes); the search must not either."""
+    best = pp.Model.from_formula("y ~ yr + (yr | g)", years(0.0)).maximum_likelihood()
+    model = pp.Model.from_formula("y ~ yr + (yr | g)", years(offset))
+    found = model.maximum_likelihood()
+    assert found.log_likelihood == pytest.approx(best.log_likelihood, abs=1e-4)
+    assert found.estimates["sd(yr|g)"] == pytest.approx(best.estimates["sd(yr|g)"], rel=1e-3)
+    assert found.estimates["sigma"] == pytest.approx(best.estimates["sigma"], rel=1e-3)
+    assert found.status.value == "converged"
+    result = run(model)
+    assert result.accuracy.engine == "marginal"
+    mean, sd = hyper_moments(model, result)
+    names = model.hyperparameters.names
+    for name in ("sd(yr|g)", "sigma"):
+        assert abs(mean[names.index(name)] - best.estimates[name]) < 1.5 * sd[names.index(name)]
+
+
+@pytest.mark.parametrize("shift", [0.0, 100_123.0, 1.7123e9])
+def test_a_constant_added_to_the_response_changes_nothing_but_the_intercept(shift):
+    frame = years(0.0)
+    formula = "y ~ yr + (1 | g)"
+    here = pp.fit(formula, frame, seed=1).summary()
+    there = pp.fit(formula, frame.assign(y=frame["y"] + shift), seed=1).summary()
+    rows = ["yr", "sd(Intercept|g)", "sigma"]
+    np.testing.assert_allclose(there.loc[rows, "mean"], here.loc[rows, "mean"], rtol=2e-3)
+    assert there.loc["Intercept", "mean"] - shift == pytest.approx(here.loc["Intercept", "mean"], abs=0.02)
+
+
+def test_cells_without_an_intercept_are_not_pulled_to_zero():
+    frame = years(0.0).assign(f=lambda d: np.where(np.arange(len(d)) % 2, "a", "b"), y=lambda d: d["y"] + 1000)
+    cells = pp.fit("y ~ 0 + f + (1 | g)", frame, seed=1).summary()
+    treatment = pp.fit("y ~ f + (1 | g)", frame, seed=1).summary()
+    assert cells.loc["f[a]", "mean"] == pytest.approx(treatment.loc["Intercept", "mean"], abs=0.3)
+    assert cells.loc["sd(Intercept|g)", "mean"] == pytest.approx(treatment.loc["sd(Intercept|g)", "mean"], rel=0.05)
+
+
+@pytest.mark.parametrize("low, high", [(0, 0.1), (0, 1), (5, 10)])
+def test_bounded_priors(low, high):
+    model = pp.Model.from_formula("y ~ yr + (1 | g)", years(0.0), priors={"sd(g)": pp.Uniform(low, high)})
+    result = run(model, ess=10_000)
+    assert result.accuracy.engine == "marginal"
+    sds = model.hyperparameters.public(result.draws_theta)[:, 0]
+    assert sds.min() > low
+    assert sds.max() < high
+    mean, sd, log_evidence = grid(
+        model, [np.log(np.linspace(low + 1e-9, high - 1e-9, 700))[1:], np.linspace(0.9, 1.9, 160)], uniform=(low, high)
+    )
+    ours, our_sd = hyper_moments(model, result)
+    np.testing.assert_allclose(ours, mean, atol=0.05 * sd.max())
+    np.testing.assert_allclose(our_sd, sd, rtol=0.04)
+    assert result.log_marginal_likelihood == pytest.approx(log_evidence, abs=0.02)
+
+
+def test_a_response_that_is_reproduced_exactly_is_refused():
+    frame = years(0.0)
+    with pytest.raises(pp.DataError, match="sigma cannot be learned"):
+        pp.fit("y ~ yr + (1 | g)", frame.assign(y=2 * frame["yr"] + frame["g"].astype(float)))
+    with pytest.raises(pp.DataError, match="sigma cannot be learned"):
+        pp.fit("y ~ yr", frame.assign(y=2 * frame["yr"]))
+
+
+def test_a_student_prior_as_the_only_hyperparameter():
+    frame = years(0.0).assign(s=1.0)
+    fit = pp.fit("y | se(s) ~ yr", frame, priors={"yr": pp.StudentT(3, 0, 1)}, seed=1)
+    assert fit.accuracy.trusted
+    assert fit.accuracy.ess["yr"] >= 1000
+
+
+def test_a_flat_sd_prior_needs_three_groups():
+    frame = years(0.0).assign(h=lambda d: np.where(d["g"] > "4", "a", "b"))
+    with pytest.raises(pp.PriorError, match="at least 3"):
+        pp.fit("y ~ yr + (1 | h)", frame, priors={"sd(h)": pp.Flat()})
+
+
+def test_more_than_can_be_had_is_told():
+    fit = pp.fit("y ~ yr + (1 | g)", years(0.0), ess=2_000_000, seed=1)
+    assert not fit.accuracy.trusted
+    assert any("was reached" in note for note in fit.accuracy.notes)

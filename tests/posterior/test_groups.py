@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from partialpool.errors import ModelError
 from partialpool.inference.gaussian import GaussianMarginal, statistics
+from partialpool.model import Model
 from partialpool.posterior import groups as groups_module
-from partialpool.posterior.groups import EffectDraws, chosen_nodes
+from partialpool.posterior.groups import EffectDraws, chosen_nodes, coefficient_levels
+from partialpool.posterior.posterior import fit_model
+from partialpool.posterior.storage import load
 
 
 def mixture_quantile(q, weights, means, sds):
@@ -107,9 +111,6 @@ def test_no_pooling_is_least_squares_on_the_group_s_rows(name, request):
 
 
 def test_no_pooling_is_missing_where_the_rows_do_not_determine_it(sleepstudy):
-    from partialpool.model import Model
-    from partialpool.posterior.posterior import fit_model
-
     data = sleepstudy[(sleepstudy.Subject != 308) | (sleepstudy.Days == 3)]
     fit = fit_model(Model.from_formula("Reaction ~ Days + (Days | Subject)", data), seed=1, draws=200, ess=50)
     table = fit.groups("Subject").set_index(["group", "term"])
@@ -161,3 +162,54 @@ def test_mistakes_are_told(slopes, nested):
         slopes.group_draws("Subject", "308")
     with pytest.raises(ModelError, match="several effects"):
         slopes.draws("Subject[308]")
+
+
+CELLS = "ab"
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Groups in which two treatments, and a covariate, were observed."""
+    rng = np.random.default_rng(11)
+    g, f = np.repeat([f"g{k}" for k in range(8)], 12), np.tile(list("aab"), 32)
+    x = rng.normal(2, 1, 96)
+    level = {(k, c): rng.normal({"a": 5, "b": 9}[c], 1.5) for k in np.unique(g) for c in CELLS}
+    y = np.array([level[pair] for pair in zip(g, f, strict=True)]) + 0.5 * x + rng.normal(0, 1, 96)
+    return pd.DataFrame({"y": y, "x": x, "f": f, "g": g})
+
+
+def fitted(formula, data):
+    return fit_model(Model.from_formula(formula, data), seed=6, draws=400, ess=100, threads=1)
+
+
+@pytest.mark.parametrize("common", ["f", "f + x", "0 + f", "f * x"])
+def test_the_coefficient_of_a_cell_is_its_predicted_level(cells, common, tmp_path):
+    """Coding by treatments against coding by cells: f[a] goes with the intercept, f[b] with its sum with f[b]."""
+    fit = fitted(f"y ~ {common} + (0 + f | g)", cells)
+    table = fit.groups("g", "coefficient")
+    assert table["term"].tolist()[:2] == ["f[a]", "f[b]"]
+    rows = pd.DataFrame({"g": table["group"], "f": [term[2] for term in table["term"]], "x": 0.0})
+    prediction = fit.predict(rows)
+    np.testing.assert_allclose(table["mean"], prediction.mean, atol=1e-8)
+    assert (np.abs(prediction.sd / table["sd"] - 1) < 0.2).all()
+    own = cells.groupby(["g", "f"])["y"].mean()
+    if "x" not in common:
+        np.testing.assert_allclose(table["no_pooling"], own.to_numpy(), atol=1e-8)
+    fit.save(tmp_path / "fit.pp", data=False)
+    pd.testing.assert_frame_equal(load(tmp_path / "fit.pp").groups("g", "coefficient"), table)
+
+
+def test_cells_in_the_common_part_and_treatments_by_group(cells):
+    fit = fitted("y ~ 0 + f + (f | g)", cells)
+    table = fit.groups("g", "coefficient").pivot(index="group", columns="term", values="mean")
+    for cell, level in (("a", table["Intercept"]), ("b", table["Intercept"] + table["f[b]"])):
+        rows = pd.DataFrame({"g": table.index, "f": cell})
+        np.testing.assert_allclose(level, fit.predict(rows).mean, atol=1e-8)
+
+
+def test_an_effect_without_a_coefficient_is_alone(cells):
+    fit = fitted("y ~ 1 + (0 + x | g)", cells)
+    np.testing.assert_allclose(fit.groups("g", "coefficient")["mean"], fit.groups("g", "effect")["mean"])
+    assert not coefficient_levels(fit, 0).any()
+    shifted = fitted("y ~ 1 + (0 + x | g)", cells.assign(x=1e7 + cells.x))  # nearly constant, but not constant
+    assert not coefficient_levels(shifted, 0).any()

@@ -85,6 +85,16 @@ def test_new_responses_of_a_population(slopes):
     assert np.corrcoef(population.draws.T)[0, 1] < 0.2
 
 
+def test_a_new_group_s_draw_depends_on_its_label_alone(slopes, nested):
+    alone = slopes.predict({"Days": [4], "Subject": ["new"]}, new_groups="sample")
+    among = slopes.predict({"Days": [4, 4, 4], "Subject": ["a", "new", "z"]}, new_groups="sample")
+    np.testing.assert_allclose(alone.draws[:, 0], among.draws[:, 1], rtol=1e-12)
+    fewer = slopes.predict({"Days": [4], "Subject": ["new"]}, new_groups="sample", draws=100)
+    np.testing.assert_allclose(fewer.draws[:, 0], alone.draws[:100, 0], rtol=1e-12)
+    both = nested.predict({"batch": ["new", "A"], "cask": ["a", "new"]}, new_groups="sample")
+    assert abs(np.corrcoef(both.draws.T)[0, 1]) < 0.9
+
+
 def test_a_new_group_in_a_known_one(nested):
     rows = pd.DataFrame({"batch": ["A", "A"], "cask": ["a", "z"]})
     prediction = nested.predict(rows, new_groups="sample")
@@ -141,6 +151,8 @@ def test_fewer_draws(slopes):
         ({"new_groups": "averages"}, "Did you mean 'average'"),
         ({"effects": "Subject"}, r"write effects=\['Subject'\]"),
         ({"effects": ["Subjekt"]}, "Did you mean 'Subject'"),
+        ({"effects": None}, "effects=None is not known; write 'all', 'none' or a list"),
+        ({"effects": 3}, "effects=3 is not known"),
         ({"draws": 0}, "draws = 0"),
     ],
 )

@@ -325,6 +325,10 @@ def test_intercepts():
         ({"Days": HalfNormal(2)}, r"write Normal\(0, 2\)\.$"),
         ({"beta": HalfCauchy(2)}, r"write Cauchy\(0, 2\)\.$"),
         ({"Days": Gamma(2, 2)}, "may be negative"),
+        ({"Days": Uniform(0, 1)}, r"Uniform\(0, 1\) of the coefficient 'Days' cannot be integrated.*Use Normal, StudentT"),
+        ({"Intercept": Uniform(-3, 3)}, r"coefficient 'Intercept' cannot be integrated"),
+        ({"beta": Beta(2, 2)}, r"Beta\(2, 2\) of the coefficient 'Days'"),
+        ({"cor(Intercept,Days|Subject)": LKJ(2)}, r"whole correlation matrix.*set 'cor\(Subject\)'"),
         ({"cor(Subject)": Flat()}, r"write LKJ\(1\)"),
         ({"cor(Subject)": Uniform(-1, 1)}, r"write LKJ\(2\)"),
         ({"Days": 5}, "must be a distribution"),
@@ -340,9 +344,20 @@ def test_refusals(priors, words):
         resolve_priors(priors, SLOTS)
 
 
-@pytest.mark.parametrize("prior", [Uniform(-3, 3), StudentT(3, 0, 1), Cauchy(0, 1), Flat()], ids=str)
+@pytest.mark.parametrize("prior", [Normal(1, 3), StudentT(3, 0, 1), Cauchy(0, 1), Flat()], ids=str)
 def test_accepted_on_a_coefficient(prior):
     assert resolve_priors({"Days": prior}, SLOTS)["Days"] == prior
+
+
+def test_a_pair_names_the_correlation_of_two_effects():
+    pair = Slot("cor(Subject)", "cor", ("cor(Intercept,Days|Subject)", "cor(Subject)", "cor"), LKJ(1))
+    table = resolve_priors({"cor(Intercept, Days | Subject)": LKJ(2)}, [*SLOTS[:5], pair])
+    assert table["cor(Subject)"] == LKJ(2)
+    assert table.note("cor(Subject)") == "through 'cor(Intercept,Days|Subject)'"
+    with pytest.raises(PriorError, match="whole correlation matrix"):
+        resolve_priors({"cor(Intercept,Dayz|Subject)": LKJ(2)}, [pair])
+    with pytest.raises(PriorError, match="No parameter"):
+        resolve_priors({"cor(Intercept,Days|Subjekt)": LKJ(2)}, [pair])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-r"""The one linear predictor, for old and new rows: ``eta = offset + X beta + sum_t Z_t u_t``."""
+r"""The one linear predictor, for old and new rows: ``eta = offset + X beta + sum_t Z_t u_t``, and its noise."""
 
 from __future__ import annotations
 
@@ -52,17 +52,19 @@ class LinearPredictor:
     @classmethod
     def of_design(cls, design: Design, factors: Sequence[int]) -> LinearPredictor:
         """The rows that a design was built on."""
-        rows = tuple(FactorRows(f, factor_columns(design, f), design.factors[f].codes, None) for f in factors)
+        columns = factor_columns(design)
+        rows = tuple(FactorRows(f, columns[f], design.factors[f].codes, None) for f in factors)
         return cls(design.V, design.x_columns, rows, design.offset)
 
     @classmethod
     def of_new_rows(cls, design: Design, new: NewRows, factors: Sequence[int]) -> LinearPredictor:
         """Rows that the design replayed."""
+        columns = factor_columns(design)
         rows = []
         for f in factors:
             codes = new.codes[f]
             assert codes is not None  # the design was asked for these factors
-            rows.append(FactorRows(f, factor_columns(design, f), codes, new.labels[f]))
+            rows.append(FactorRows(f, columns[f], codes, new.labels[f]))
         return cls(new.V, design.x_columns, tuple(rows), new.offset)
 
     def common(self, beta: Array, rows: Ints) -> Array:
@@ -95,6 +97,40 @@ def add_group_effects(eta: Array, values: Array, rows: Ints, columns: Ints, effe
                 eta[i, d] += value * effects[g, j, d]
 
 
-def factor_columns(design: Design, factor: int) -> Ints:
-    """The columns whose effects vary by a factor's groups, term by term."""
-    return np.concatenate([group.columns for group in design.groups if group.factor == factor]).astype(np.int64)
+def factor_columns(design: Design) -> list[Ints]:
+    """By factor, the columns whose effects vary by its groups: those of its terms, in order."""
+    out = []
+    for f in range(len(design.factors)):
+        own = [group.columns for group in design.groups if group.factor == f]
+        out.append(np.concatenate(own).astype(np.int64))
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class RowVariance:
+    """The residual variance of rows, ``known + sigma^2 share``; each (n,), or a number where all rows have the same."""
+
+    known: Array | float
+    share: Array | float
+
+    def at(self, sigma: float) -> Array | float:
+        """(n,) or a number, for one sigma."""
+        return self.known + float(sigma) ** 2 * self.share
+
+    def of(self, rows: Ints) -> RowVariance:
+        """That of some of the rows, each (rows,)."""
+        known, share = (
+            np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else np.asarray(value)[rows]
+            for value in (self.known, self.share)
+        )
+        return RowVariance(known, share)
+
+
+def row_variance(rows: Design | NewRows, adds_sigma: bool) -> RowVariance:
+    """How the residual variance of rows follows from sigma, their known standard errors and their precisions.
+
+    adds_sigma : whether sigma is estimated beside standard errors (``se(s, sigma=True)``); without them it always is.
+    """
+    if rows.se is not None:  # with precision() the formula is refused
+        return RowVariance(rows.se**2, 1.0 if adds_sigma else 0.0)
+    return RowVariance(0.0, 1.0 if rows.precision is None else 1 / rows.precision)

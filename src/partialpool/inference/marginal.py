@@ -15,20 +15,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.algebra.cholesky import Evaluation
 from partialpool.inference import surrogate
 from partialpool.inference.base import Accuracy, Result, Settings
-from partialpool.inference.gaussian import GaussianMarginal
 from partialpool.inference.importance import (
     effective_sample_size,
     logsumexp,
+    normalise,
     pareto_smooth,
     systematic_resample,
 )
-from partialpool.inference.optimum import Optimum, maximise, negative_hessian, starting_point
+from partialpool.inference.optimum import negative_hessian
 from partialpool.inference.progress import Progress
 from partialpool.inference.proposal import Mixture, Proposal, at_mode, from_weighted
 from partialpool.inference.sobol import Sobol, normal_quantile
+from partialpool.inference.target import Target
 from partialpool.model import Model
 
 Array = NDArray[np.float64]
@@ -38,55 +38,18 @@ FIRST_NODES = 1024
 MOST_NODES = 400_000
 #: Seconds of plain importance sampling (on one core, by `LeafRoot.seconds`) above which the density is interpolated.
 PATIENCE = 2.0
+#: Nodes of the interpolated density for each effective draw asked for.
+SURROGATE_NODES = 16
 #: Draws are made as good as independent where that costs no more than this, seconds.
 BARGAIN = 0.05
 ADAPTATIONS = 3
 
 
-class Target:
-    """log p(y | theta) + log p(theta) of a model, counted."""
-
-    def __init__(self, model: Model, threads: int) -> None:
-        self.model = model
-        self.marginal = GaussianMarginal(model, threads=threads)
-
-    def value(self, theta: Array) -> tuple[Array, Evaluation]:
-        """Log density (K,) up to p(y), and the coefficients' conditional moments."""
-        value, evaluation = self.marginal.value(theta)
-        value = value + self.marginal.hyper.log_prior(theta)[0]
-        return np.where(np.isnan(value), -np.inf, value), evaluation
-
-    def log_density(self, theta: Array) -> Array:
-        return self.value(theta)[0]
-
-    def objective(self, theta: Array) -> tuple[Array, Array]:
-        """Log density (K,) and gradient (K, d)."""
-        value, gradient = self.marginal.value_and_gradient(theta)
-        prior, slope = self.marginal.hyper.log_prior(theta)
-        return value + prior, np.asarray(gradient + slope)
-
-    def mode(self) -> Optimum:
-        start, inverse = starting_point(self.marginal)
-        return maximise(self.objective, start, inverse, tolerance=1e-4)
-
-    # -- coefficients given theta, in public terms -------------------------------------------------------------------
-
-    def public_moments(self, theta: Array, evaluation: Evaluation) -> tuple[Array, Array]:
-        """Conditional means (K, p) of the public coefficients, and M (K, p, p) with covariance M M'."""
-        coefficients = self.model.coefficients
-        scales = self.marginal.scales(theta)
-        to_public = coefficients.public_matrix()
-        gamma = np.asarray(coefficients.mean) + scales * evaluation.mean
-        if not gamma.shape[1]:
-            return gamma, np.empty((theta.shape[0], 0, 0))
-        half = np.linalg.solve(evaluation.low, scales[:, :, None] * to_public.T)
-        return gamma @ to_public.T, np.asarray(np.swapaxes(half, 1, 2), dtype=float)
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Weighted nodes: theta (K, d), log density less log proposal (K,), and the coefficients' moments."""
+    """Weighted nodes: phi and theta (K, d), log density less log proposal (K,), and the coefficients' moments."""
 
+    phi: Array
     theta: Array
     log_ratio: Array
     beta_mean: Array
@@ -157,7 +120,7 @@ class _Run:
         while True:
             sample = Sample.join(parts)
             log_weights, k = pareto_smooth(sample.log_ratio)
-            ess = self._hyper_ess(sample, log_weights)
+            ess = self._ess(sample, log_weights)
             have, count = float(ess.min()), sample.theta.shape[0]
             self.progress.update(min(have / goal, 1.0), f"importance sampling, {count:,} nodes")
             if have >= goal or (k > GOOD_K and count >= 4 * first) or count >= MOST_NODES:
@@ -165,7 +128,7 @@ class _Run:
             wanted = count * goal / max(have, 1.0) * 1.06 + 32
             more = int(min(max(wanted, count + 128), 8 * count, MOST_NODES)) - count
             parts.append(self._evaluate(proposal, points.next(more)))
-        if k > GOOD_K or have < 0.5 * self.settings.ess:
+        if k > GOOD_K:
             return self._escalate(k, have)
         if have < self.settings.ess:
             self.notes.append(
@@ -185,19 +148,21 @@ class _Run:
             if (k <= 0.5 and share > 0.25) or attempt == ADAPTATIONS:
                 break
             self.steps.append(f"proposal widened by what was learned: Pareto k {k:.2f}, efficiency {share:.0%}")
-            fitted = from_weighted(sample.theta, np.exp(log_weights))
+            fitted = from_weighted(sample.phi, np.exp(log_weights))
             proposal, latest = Mixture((latest, fitted)), fitted
         return sample, proposal, points
 
     def _evaluate(self, proposal: Proposal | Mixture, uniforms: Array) -> Sample:
-        theta, log_q = proposal.points(uniforms)
-        value, evaluation = self.target.value(theta)
+        phi, log_q = proposal.points(uniforms)
+        value, theta, evaluation = self.target.value(phi)
         mean, half = self.target.public_moments(theta, evaluation)
-        return Sample(theta, value - log_q, mean, half)
+        return Sample(phi, theta, value - log_q, mean, half)
 
-    def _hyper_ess(self, sample: Sample, log_weights: Array) -> Array:
+    def _ess(self, sample: Sample, log_weights: Array) -> Array:
+        """Effective sample sizes of coefficients and hyperparameters, in the order of the parameters' names."""
         public = self.target.marginal.hyper.public(sample.theta)
-        return np.asarray(effective_sample_size(log_weights, public))
+        hyper = np.minimum(effective_sample_size(log_weights, public), sample.theta.shape[0])
+        return np.concatenate([self._coefficient_ess(sample, normalise(log_weights)), hyper])
 
     def _escalate(self, k: float, ess: float) -> Result:
         """Importance weights cannot carry this posterior: NUTS on theta."""
@@ -215,14 +180,14 @@ class _Run:
         """Few exact nodes, a certified interpolation between them; None where it is not good enough."""
         p = len(self.model.coefficients.names)
         d = self.size
-        tolerance = min(surrogate.TOLERANCE, 1 / math.sqrt(self.settings.ess))
+        # of the variance that 1 / ess allows, the weights take up to 15% (they have SURROGATE_NODES times ess nodes)
+        tolerance = min(surrogate.TOLERANCE, math.sqrt(0.85 / self.settings.ess))
         count = 3 * math.ceil(0.9 * surrogate.n_features(d) + 4 * d)
         points = Sobol(d, self.rng)
         x, value, moments = np.empty((0, d)), np.empty(0), np.empty((0, p + p * (p + 1) // 2))
         for _ in range(3):
             new = surrogate.SPREAD * normal_quantile(points.next(count))
-            theta = proposal.from_whitened(new)
-            new_value, new_moments = self._exact(theta)
+            new_value, new_moments = self._exact(proposal.from_whitened(new))
             x, value, moments = np.vstack([x, new]), np.append(value, new_value), np.vstack([moments, new_moments])
             fitted = surrogate.fit_surrogate(x, value, moments, p)
             if fitted.error <= tolerance and fitted.moment_error <= tolerance:
@@ -236,33 +201,33 @@ class _Run:
         self.steps.append(f"log density interpolated between {x.shape[0]} exact evaluations")
         return self._from_surrogate(proposal, fitted, p)
 
-    def _exact(self, theta: Array) -> tuple[Array, Array]:
+    def _exact(self, phi: Array) -> tuple[Array, Array]:
         """Exact log densities and packed moments, a few nodes at a time so that progress shows."""
         values, moments = [], []
         step = max(8, self.settings.threads * 4)
-        for start in range(0, theta.shape[0], step):
-            part = theta[start : start + step]
-            value, evaluation = self.target.value(part)
-            mean, half = self.target.public_moments(part, evaluation)
+        for start in range(0, phi.shape[0], step):
+            value, theta, evaluation = self.target.value(phi[start : start + step])
+            mean, half = self.target.public_moments(theta, evaluation)
             covariance = half @ np.swapaxes(half, 1, 2)
             values.append(value)
             moments.append(surrogate.pack_moments(mean, np.asarray(np.linalg.cholesky(covariance), dtype=float)))
-            self.progress.update(start / theta.shape[0], "evaluating the log density")
+            self.progress.update(start / phi.shape[0], "evaluating the log density")
         return np.concatenate(values), np.concatenate(moments)
 
     def _from_surrogate(self, proposal: Proposal, fitted: surrogate.Surrogate, p: int) -> Result | None:
         points = Sobol(self.size, self.rng)
-        count = int(4 * max(self.settings.ess, self.settings.draws))
-        theta, log_q = proposal.points(points.next(count))
-        x = proposal.whitened(theta)
+        count = int(max(SURROGATE_NODES * self.settings.ess, 4 * self.settings.draws))
+        phi, log_q = proposal.points(points.next(count))
+        x = proposal.whitened(phi)
         ratio = fitted.log_density(x) - log_q
         inside = np.isfinite(ratio)
-        theta, x, ratio = theta[inside], x[inside], ratio[inside]
+        phi, x, ratio = phi[inside], x[inside], ratio[inside]
         log_weights, k = pareto_smooth(ratio)
         if k > GOOD_K:
             return None
         mean, half = fitted.moments(x, p)
-        sample = Sample(theta, ratio - math.log(count / theta.shape[0]), mean, half)
+        theta = self.target.coordinates.theta(phi)
+        sample = Sample(phi, theta, ratio - math.log(count / phi.shape[0]), mean, half)
         return self._result(
             sample, log_weights, k, trusted=True, surrogate_error=max(fitted.error, fitted.moment_error)
         )
@@ -273,13 +238,11 @@ class _Run:
         self, sample: Sample, log_weights: Array, k: float, *, trusted: bool, surrogate_error: float | None
     ) -> Result:
         names = self.model.parameter_names
-        public = self.target.marginal.hyper.public(sample.theta)
-        weights = np.exp(log_weights)
-        weights /= weights.sum()
+        weights = normalise(log_weights)
         picked = systematic_resample(weights, self.settings.draws, self.rng)
         noise = self.rng.standard_normal((self.settings.draws, sample.beta_mean.shape[1]))
         draws_beta = sample.beta_mean[picked] + np.einsum("kij,kj->ki", sample.beta_half[picked], noise)
-        ess = np.concatenate([self._coefficient_ess(sample, weights), effective_sample_size(log_weights, public)])
+        ess = self._ess(sample, log_weights)
         if surrogate_error:
             ess = 1 / (1 / ess + surrogate_error**2)
         accuracy = Accuracy(
@@ -313,9 +276,9 @@ class _Run:
     def _without_hyperparameters(self) -> Result:
         """Everything is known but the coefficients: one node is the whole posterior."""
         theta = np.zeros((1, 0))
-        value, evaluation = self.target.value(theta)
+        value, theta, evaluation = self.target.value(theta)
         mean, half = self.target.public_moments(theta, evaluation)
-        sample = Sample(theta, value, mean, half)
+        sample = Sample(theta, theta, value, mean, half)
         done = self._result(sample, np.zeros(1), -math.inf, trusted=True, surrogate_error=None)
         exact = dict.fromkeys(self.model.parameter_names, math.inf)
         accuracy = replace(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import InferenceError
+from partialpool.inference.coordinates import Coordinates
 from partialpool.inference.gaussian import GaussianMarginal
 from partialpool.model import Model
 
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 #: Values (K,) and gradients (K, d) at points (K, d).
 Objective = Callable[[Array], tuple[Array, Array]]
 
+#: A predicted gain below this may be nothing but rounding in the gradient.
+ROUNDING = 1e-5
 #: An sd below this share of the response's sd is tried at exactly 0 (a singular fit).
 TINY_SD = 1e-3
 
@@ -74,6 +77,7 @@ def maximise(
     if not math.isfinite(value):
         raise InferenceError("The log density is not finite at the starting point; check the scale of the data.")
     inverse = np.diag(inverse_curvature)
+    idle = 0
     for iteration in range(limit):
         direction = inverse @ gradient
         slope = float(gradient @ direction)
@@ -92,10 +96,15 @@ def maximise(
                 break
             step *= 0.35
         else:
-            small = 0.5 * slope < 1e-5 * max(1.0, 1e-6 * abs(value))
+            small = 0.5 * slope < ROUNDING * max(1.0, 1e-6 * abs(value))
             return Optimum(point, value, gradient, Status.CONVERGED if small else Status.STALLED, iteration)
         inverse = _bfgs_update(inverse, trial - point, gradient - new_gradient)
+        gain = new_value - value
         point, value, gradient = trial, new_value, new_gradient
+        # where rounding in the gradient keeps the predicted gain above the tolerance, the gain itself decides
+        idle = idle + 1 if gain <= max(tolerance, 1e-14 * abs(value)) and 0.5 * slope < ROUNDING else 0
+        if idle == 3:
+            return Optimum(point, value, gradient, Status.CONVERGED, iteration + 1)
     return Optimum(point, value, gradient, Status.LIMIT, limit)
 
 
@@ -117,8 +126,8 @@ def negative_hessian(objective: Objective, point: Array, step: float = 1e-3) -> 
     return 0.5 * (hessian + hessian.T)
 
 
-def starting_point(marginal: GaussianMarginal) -> tuple[Array, Array]:
-    """A first theta, and the diagonal of a first inverse curvature there.
+def starting_point(marginal: GaussianMarginal, coordinates: Coordinates) -> tuple[Array, Array]:
+    """A first phi (see `Coordinates`), and the diagonal of a first inverse curvature there.
 
     The residual sd starts at 0.7 of the response's, every group sd at half of that over the column's root mean square;
     a log sd of J groups has a curvature near J, log sigma one near 2 N.
@@ -131,15 +140,19 @@ def starting_point(marginal: GaussianMarginal) -> tuple[Array, Array]:
     inverse = np.ones(hyper.size)
     for term, group in zip(hyper.terms, model.design.groups, strict=True):
         n_groups = marginal.group_counts[term.factor]
+        centred = term in coordinates.centred_terms
         for column, name in enumerate(term.names):
             values = model.design.V[:, group.columns[column]]
-            scale = 1.0 if name == "Intercept" else float(np.sqrt(np.mean(values * values))) or 1.0
+            size = float(np.std(values)) if centred else float(np.sqrt(np.mean(values * values)))
+            scale = 1.0 if name == "Intercept" else size or 1.0
             theta[term.at + column] = math.log(0.5 * sigma / scale)
         inverse[term.parameters] = 1.0 / max(n_groups, 2)
     if hyper.sigma_at is not None:
         theta[hyper.sigma_at] = math.log(sigma)
         inverse[hyper.sigma_at] = 0.5 / max(y.size, 2)
     inverse[hyper.mixture_slice()] = 0.5
+    for column in coordinates.bounds:
+        theta[column], inverse[column] = 0.0, 1.0
     return theta, inverse
 
 
@@ -200,18 +213,21 @@ def maximum_likelihood(model: Model, *, reml: bool = False, threads: int = 2) ->
     """Maximise the (restricted) likelihood over the hyperparameters; see `Model.maximum_likelihood`."""
     marginal = GaussianMarginal(model, flat=True, profile=not reml, threads=threads)
     hyper = marginal.hyper
-    start, inverse = starting_point(marginal)
+    coordinates = Coordinates(model, bounded=False)
+    start, inverse = starting_point(marginal, coordinates)
     free = hyper.size - len(hyper.mixtures)  # mixing scales belong to priors, which play no part here
 
     def objective(points: Array) -> tuple[Array, Array]:
-        theta = np.zeros((points.shape[0], hyper.size))
-        theta[:, :free] = points
+        phi = np.zeros((points.shape[0], hyper.size))
+        phi[:, :free] = points
+        theta = coordinates.theta(phi)
         value, gradient = marginal.value_and_gradient(theta)
-        return value, gradient[:, :free]
+        return value, coordinates.pull_back(phi, theta, gradient, density=False)[:, :free]
 
     best = maximise(objective, start[:free], inverse[:free], tolerance=1e-11)
-    theta = np.zeros((1, hyper.size))
-    theta[0, :free] = best.point
+    phi = np.zeros((1, hyper.size))
+    phi[0, :free] = best.point
+    theta = coordinates.theta(phi)
     theta, value, singular = _snap_to_zero(marginal, theta, best.value)
     return _describe(model, marginal, theta, value, reml, best.status, singular)
 

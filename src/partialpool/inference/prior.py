@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.design.predictor import factor_columns, row_variance
 from partialpool.errors import ModelError, PriorError
-from partialpool.model import Model, factor_columns
+from partialpool.model import Model
 
 if TYPE_CHECKING:
     import pandas
@@ -145,12 +146,8 @@ def linear_predictor(model: Model, gamma: Array, effects: Array) -> Array:
 def row_sd(model: Model, theta: Array) -> Array:
     """sd of every row's residual at theta (1, d)."""
     design, at = model.design, model.hyperparameters.sigma_at
-    variance = np.zeros(design.y.size) if design.se is None else design.se**2
-    if at is not None:
-        variance = variance + np.exp(2 * theta[0, at])
-    if design.precision is not None:
-        variance = variance / design.precision
-    return np.asarray(np.sqrt(variance))
+    variance = row_variance(design, design.se_sigma).at(0.0 if at is None else float(np.exp(theta[0, at])))
+    return np.asarray(np.sqrt(np.broadcast_to(variance, design.y.shape)))
 
 
 def _check_draws(draws: object) -> None:

@@ -23,6 +23,7 @@ from partialpool.algebra import rows
 from partialpool.errors import InferenceError
 from partialpool.inference.base import Accuracy, Result, Settings
 from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.inference.target import Target
 from partialpool.model import Model, factor_columns
 from partialpool.spec.distributions import (
     Beta,
@@ -290,12 +291,14 @@ class WholeModel:
 
     def _starting_point(self) -> Array:
         """t at the mode of the marginal posterior; where that cannot be found, sds at a third of the response's."""
-        from partialpool.inference.whitened import Whitened
-
         try:
-            mode = Whitened(self.model).mode[: self.n_t]
-            if np.isfinite(mode).all():
-                return mode
+            target = Target(self.model, threads=1)
+            phi = target.mode().point
+            mode = target.coordinates.theta(phi[None, :])[0]
+            for column in target.coordinates.bounds:  # here too a bounded sd is a logit
+                mode[column] = phi[column]
+            if np.isfinite(mode[: self.n_t]).all():
+                return np.asarray(mode[: self.n_t])
         except (InferenceError, np.linalg.LinAlgError):
             pass
         spread = float(np.std(self.y)) or 1.0

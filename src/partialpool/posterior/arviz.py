@@ -58,7 +58,7 @@ def to_arviz(fit: Posterior) -> xarray.DataTree:
 
 
 def _attributes(fit: Posterior) -> dict[str, Any]:
-    from partialpool import __version__
+    from partialpool._version import __version__
 
     return {
         "inference_library": "partialpool", "inference_library_version": __version__,

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.design.design import Design
+from partialpool.design.predictor import row_variance
 from partialpool.errors import ModelError
+from partialpool.inference.gaussian import statistics
 from partialpool.inference.importance import weighted_moments, weighted_quantile
 from partialpool.model import Model
+from partialpool.posterior.levels import by_name, coefficient_map
 from partialpool.posterior.summaries import node_weights
 
 if TYPE_CHECKING:
@@ -27,22 +31,27 @@ RESIDUAL = "residual"
 
 
 def row_averages(model: Model) -> dict[str, Array]:
-    """Means over the rows that variance components need: ``gram`` (m, m) of V's columns, ``noise`` (1,), 1/precision.
+    """What a fit keeps of its rows where it is saved without them.
 
-    Kept by a fit that is saved without its rows.
+    gram : (m, m), the mean cross-products of V's columns.
+    known, noise : (1,), the mean residual variance is ``known + sigma^2 noise``.
+    nesting : (factors, factors), 1 where every group of the row's factor lies in one group of the column's.
+    levels_0, ... : by factor, the map of `coefficient_map`.
     """
-    cached = model.__dict__.get("_row_averages")
-    if cached is None:
-        design = model.design
-        noise = np.ones(1)
-        if design.precision is not None:
-            noise = np.array([np.mean(1 / design.precision)])
-        known = np.zeros(1)
-        if design.se is not None:
-            square = design.se**2 if design.precision is None else design.se**2 / design.precision
-            known = np.array([np.mean(square)])
-        gram = design.V.T @ design.V / max(len(design.V), 1)
-        cached = model.__dict__["_row_averages"] = {"gram": gram, "noise": noise, "known": known}
+    cached: dict[str, Array] = model.__dict__.setdefault("_row_averages", {})
+    if "nesting" in cached:
+        return cached
+    design = model.design
+    if len(design.y) != design.n_rows:  # saved without rows by an earlier version
+        cached["nesting"] = _nesting_of_structure(model)
+        cached |= {f"levels_{f}": by_name(design, f) for f in range(len(design.factors))}
+        return cached
+    variance = row_variance(design, design.se_sigma)
+    cached["gram"] = design.V.T @ design.V / max(len(design.V), 1)
+    cached["known"] = np.array([np.mean(variance.known)])
+    cached["noise"] = np.array([np.mean(variance.share)])
+    cached |= {f"levels_{f}": coefficient_map(design, f, cached["gram"]) for f in range(len(design.factors))}
+    cached["nesting"] = _nesting(design)  # last: it says that all is there
     return cached
 
 
@@ -97,9 +106,10 @@ def intraclass_correlations(fit: Posterior) -> pandas.DataFrame:
     total = variance.sum(axis=1)
     weights = node_weights(fit.result)
     names, rows = [], []
-    for position, group in enumerate(design.groups):
-        shared = [other for other, twin in enumerate(design.groups) if _lies_in(fit.model, group.factor, twin.factor)]
-        values = variance[:, sorted({position, *shared})].sum(axis=1) / total
+    nesting = row_averages(fit.model)["nesting"] > 0
+    for group in design.groups:
+        shared = [other for other, twin in enumerate(design.groups) if nesting[group.factor, twin.factor]]
+        values = variance[:, shared].sum(axis=1) / total
         mean, sd = weighted_moments(values, weights)
         rows.append([mean, sd, *weighted_quantile(values, weights, [0.05, 0.5, 0.95])])
         names.append(design.factors[group.factor].name)
@@ -107,12 +117,25 @@ def intraclass_correlations(fit: Posterior) -> pandas.DataFrame:
     return pd.DataFrame(np.array(rows, dtype=float), index=pd.Index(names, name="factor"), columns=columns)
 
 
-def _lies_in(model: Model, inner: int, outer: int) -> bool:
-    """Whether two rows that share a group of `inner` always share one of `outer` too."""
-    from partialpool.inference.gaussian import statistics
+def _nesting(design: Design) -> Array:
+    """1 where two rows that share a group of one factor always share one of the other, (factors, factors)."""
+    out = np.eye(len(design.factors))
+    for inner, own in enumerate(design.factors):
+        for outer, other in enumerate(design.factors):
+            met = np.zeros(len(own.labels), dtype=other.codes.dtype)
+            met[own.codes] = other.codes
+            out[inner, outer] = float(np.array_equal(met[own.codes], other.codes))
+    return out
 
+
+def _nesting_of_structure(model: Model) -> Array:
+    """The same as far as the factors' columns, and the order in which they are integrated out, tell."""
     factors = model.design.factors
-    if inner == outer or set(factors[outer].variables) < set(factors[inner].variables):
-        return True
     chain = statistics(model).cross.structure.elimination.chain
-    return inner in chain and outer in chain and chain.index(inner) < chain.index(outer)
+    out = np.eye(len(factors))
+    for inner, own in enumerate(factors):
+        for outer, other in enumerate(factors):
+            below = inner in chain and outer in chain and chain.index(inner) <= chain.index(outer)
+            if below or set(other.variables) < set(own.variables):
+                out[inner, outer] = 1.0
+    return out

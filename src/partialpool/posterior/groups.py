@@ -1,10 +1,10 @@
 r"""The groups of a fit: their moments over the nodes, and joint draws of their effects.
 
 Given theta the effects are normal, so that over the nodes they are mixtures of normals, whose moments and quantiles
-are exact up to the nodes. For ``beta_c + u_gc`` the covariance of both is needed: E[u | y, theta, gamma] is linear in
-gamma, ``u = a - L gamma``, hence
+are exact up to the nodes. For ``M beta + u`` (M: `posterior.levels`) the covariance of both is needed:
+E[u | y, theta, gamma] is linear in gamma, ``u = a - L gamma``, hence
 
-.. math:: \mathrm{Cov}(u, \beta_c) = -L\,w_c, \qquad w_c = \mathrm{Cov}(\gamma \mid y, \theta) A_c'
+.. math:: \mathrm{Cov}(u, M_c \beta) = -L\,w_c, \qquad w_c = \mathrm{Cov}(\gamma \mid y, \theta) A' M_c'
 
 (A takes gamma to the public coefficients), and ``-L w`` is the difference of two conditional means.
 """
@@ -24,6 +24,7 @@ from partialpool.design.design import Design
 from partialpool.errors import ModelError, did_you_mean
 from partialpool.inference.gaussian import GaussianMarginal
 from partialpool.inference.importance import systematic_resample
+from partialpool.posterior.components import row_averages
 from partialpool.posterior.summaries import node_weights
 
 if TYPE_CHECKING:
@@ -154,15 +155,16 @@ def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
     """Moments and quantiles of a factor's effects, or of ``beta + u``."""
     structure = GaussianMarginal(fit.model).statistics.cross.structure
     positions = structure.effects_of(factor)
-    columns = coefficient_columns(fit.model.design, factor) if kind == "coefficient" else [None] * positions.shape[1]
+    levels = coefficient_levels(fit, factor) if kind == "coefficient" else None
     if fit.result.effects is not None:
         values = fit.result.effects[:, positions]
-        values = values + _coefficients_at(fit.result.draws_beta, columns)[:, None, :]
+        if levels is not None:
+            values = values + (fit.result.draws_beta @ levels.T)[:, None, :]
         low, high = np.quantile(values, (0.05, 0.95), axis=0)
         return GroupMoments(values.mean(axis=0), values.std(axis=0), low, high)
     theta, weights = chosen_nodes(fit)
     collector = _Collector(weights, positions.size, fit.result.settings.threads)
-    for means, variances in _batches(fit, theta, weights, positions, columns):
+    for means, variances in _batches(fit, theta, weights, positions, levels):
         collector.add(means, variances)
     mean, sd, quantiles = collector.summary()
     shape = positions.shape
@@ -171,32 +173,22 @@ def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
     )
 
 
-def coefficient_columns(design: Design, factor: int) -> list[int | None]:
-    """For each effect of a factor's groups, the coefficient of the same column, or None where there is none."""
-    place = {int(column): position for position, column in enumerate(design.x_columns)}
-    return [place.get(int(column)) for group in design.groups if group.factor == factor for column in group.columns]
-
-
-def _coefficients_at(beta: Array, columns: Sequence[int | None]) -> Array:
-    """beta (..., p) -> (..., columns), 0 where there is no such coefficient."""
-    out = np.zeros((*beta.shape[:-1], len(columns)))
-    for position, column in enumerate(columns):
-        if column is not None:
-            out[..., position] = beta[..., column]
-    return out
+def coefficient_levels(fit: Posterior, factor: int) -> Array:
+    """The map from the coefficients to what a factor's effects deviate from, (terms, p); see `posterior.levels`."""
+    return row_averages(fit.model)[f"levels_{factor}"]
 
 
 def _batches(
-    fit: Posterior, theta: Array, weights: Array, positions: Ints, columns: Sequence[int | None]
+    fit: Posterior, theta: Array, weights: Array, positions: Ints, levels: Array | None
 ) -> Iterator[tuple[Array, Array]]:
     """Yield means and variances (batch, groups * terms) of the effects (plus coefficients), batch by batch of nodes."""
     marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
     flat = positions.ravel()
     whole = np.array_equal(flat, np.arange(marginal.statistics.cross.structure.n_effects))
     for part, moments in _moments(fit, marginal, theta, weights):
-        if any(column is not None for column in columns):
+        if levels is not None and levels.any():
             means, variances = moments.u_mean[:, flat], moments.u_var[:, flat]
-            _add_coefficients(fit, marginal, part, moments, positions, columns, means, variances)
+            _add_coefficients(fit, marginal, part, moments, positions, levels, means, variances)
             yield means, variances
         elif whole:
             yield moments.u_mean, moments.u_var
@@ -246,29 +238,28 @@ def progress_batches(fit: Posterior, theta: Array, n_effects: int, text: str) ->
 
 def _add_coefficients(
     fit: Posterior, marginal: GaussianMarginal, theta: Array, moments: Any, positions: Ints,
-    columns: Sequence[int | None], means: Array, variances: Array,
+    levels: Array, means: Array, variances: Array,
 ) -> None:  # fmt: skip
-    """Turn moments of u into those of ``beta + u``, in place."""
+    """Turn moments of u into those of ``levels beta + u``, in place."""
     coefficients = fit.model.coefficients
     evaluation = moments.evaluation
     scale = marginal.scales(theta)
     gamma = np.asarray(coefficients.mean) + scale * evaluation.mean
     half = np.linalg.solve(evaluation.low, np.eye(scale.shape[1])[None] * scale[:, None, :])  # Cov = half' half
     covariance = np.swapaxes(half, 1, 2) @ half
-    to_public = coefficients.public_matrix()
-    beta = gamma @ to_public.T
+    of_gamma = levels @ coefficients.public_matrix()
     none = np.zeros((len(theta), moments.u_mean.shape[1]))
     width = positions.shape[1]
-    for term, column in enumerate(columns):
-        if column is None:
+    for term, weights in enumerate(of_gamma):
+        if not levels[term].any():
             continue
-        direction = covariance @ to_public[column]
-        variance = direction @ to_public[column]
+        direction = covariance @ weights
+        variance = direction @ weights
         sd = np.sqrt(variance)[:, None]
         own = positions[:, term]
         moved = marginal.draw_effects(theta, gamma + direction / np.where(sd > 0, sd, 1.0), none)
         cross = (moved[:, own] - moments.u_mean[:, own]) * sd
-        means[:, term::width] += beta[:, column, None]
+        means[:, term::width] += (gamma @ weights)[:, None]
         variances[:, term::width] += variance[:, None] + 2 * cross
 
 
@@ -355,7 +346,7 @@ def group_table(fit: Posterior, factor: int, kind: str) -> pandas.DataFrame:
     moments = effect_summary(fit, factor, kind)
     unpooled = unpooled_effects(fit, factor)
     if kind == "coefficient":
-        unpooled = unpooled + _coefficients_at(mean_coefficients(fit), coefficient_columns(design, factor))
+        unpooled = unpooled + coefficient_levels(fit, factor) @ mean_coefficients(fit)
     groups, width = moments.mean.shape
     return pd.DataFrame(
         {

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-METHODS = ("auto", "marginal", "laplace", "whitened", "nuts")
-
 
 def fit_model(
     model: Model,
@@ -82,6 +80,8 @@ def fit_model(
 def _settings(
     method: str, draws: int, ess: float, seed: int | None, threads: int | None, progress: bool | None
 ) -> Settings:
+    from partialpool.inference.select import METHODS
+
     if method not in METHODS:
         raise ModelError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
     if not _is_whole(draws) or draws <= 0:
@@ -94,7 +94,10 @@ def _settings(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     elif not _is_whole(seed) or seed < 0:
         raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
-    return Settings(int(draws), float(ess), int(seed), int(threads or os.cpu_count() or 1), progress)
+    if progress is not None and not isinstance(progress, bool | np.bool_):
+        raise ModelError(f"progress = {progress!r} is not possible; give True or False, or leave it out.")
+    wanted = None if progress is None else bool(progress)
+    return Settings(int(draws), float(ess), int(seed), int(threads or os.cpu_count() or 1), wanted)
 
 
 def _is_whole(value: object) -> bool:
@@ -137,7 +140,7 @@ class Posterior:
 
     @property
     def log_marginal_likelihood(self) -> float:
-        """log p(y), everything integrated out; nan where a prior is flat."""
+        """log p(y), everything integrated out; nan where a prior is flat, and where NUTS was run (whitened, nuts)."""
         return float(self.result.log_marginal_likelihood)
 
     @property
@@ -184,6 +187,8 @@ class Posterior:
         """
         names = self.parameters
         p = self.result.draws_beta.shape[1]
+        if not isinstance(name, str):
+            raise ModelError(f"draws({name!r}) is not possible; it takes a parameter's name, such as {names[-1]!r}.")
         if name in names:
             position = names.index(name)
             source = self.result.draws_beta if position < p else self._hyper_draws
@@ -228,7 +233,10 @@ class Posterior:
         factor : str
             The grouping factor; may be left out where there is one.
         kind : {"effect", "coefficient"}
-            The group's deviation u, or the group's own coefficient beta + u.
+            The group's deviation u, or the group's own coefficient beta + u. With ``(0 + f | g)``, an effect for
+            each category of f, the coefficient is that category's own level: in ``y ~ f`` that of the first category
+            is ``Intercept + u``, that of another ``Intercept + f[b] + u``. What the effects' columns do not span
+            (other predictors) counts as 0; an effect to which no coefficient corresponds is alone.
 
         Returns
         -------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.design.design import Design, NewRows
-from partialpool.design.predictor import FactorRows, LinearPredictor
+from partialpool.design.predictor import FactorRows, LinearPredictor, RowVariance, row_variance
 from partialpool.errors import DataError, ModelError, did_you_mean
 from partialpool.inference.gaussian import statistics
 from partialpool.inference.progress import Progress
@@ -226,10 +227,13 @@ def _chosen_factors(design: Design, effects: str | Sequence[str]) -> list[int]:
             return []
         hint = f"write effects=[{effects!r}]." if effects in names else did_you_mean(effects, ["all", "none", *names])
         raise ModelError(f"effects={effects!r} is not known; {hint}")
+    if not isinstance(effects, Iterable):
+        raise ModelError(f"effects={effects!r} is not known; write 'all', 'none' or a list of factors.")
+    effects = list(effects)
     for name in effects:
         if name not in names:
             raise ModelError(f"There is no grouping factor {name!r}. {did_you_mean(str(name), names)}")
-    return [position for position, name in enumerate(names) if name in set(effects)]
+    return [position for position, name in enumerate(names) if name in effects]
 
 
 def _refuse_new_groups(design: Design, rows: LinearPredictor) -> None:
@@ -291,26 +295,22 @@ def residual_table(fit: Posterior) -> pandas.DataFrame:
     need_rows(fit, "residuals()")
     design = fit.model.design
     fitted = linear_means(fit, LinearPredictor.of_design(design, range(len(design.factors))))
-    noise = _noise(design, None, "response")
-    assert noise is not None
-    sigma = _mean_sigma(fit)
+    variance = np.broadcast_to(row_variance(design, design.se_sigma).at(_mean_sigma(fit)), design.y.shape)
     residual = design.y - fitted
     columns = {
         "observed": design.y.copy(),
         "fitted": fitted,
         "residual": residual,
-        "standardised": residual / np.sqrt(noise.known + sigma**2 * noise.share),
+        "standardised": residual / np.sqrt(variance),
     }
     return pd.DataFrame(columns, index=design.data.index)
 
 
 def residual_variance(fit: Posterior, draws: Ints) -> Array:
     """The residual variance of the fit's rows at some of its draws (rows, draws)."""
-    noise = _noise(fit.model.design, None, "response")
-    assert noise is not None
-    at = fit.model.hyperparameters.sigma_at
-    sigma = np.zeros(len(draws)) if at is None else np.exp(fit.result.draws_theta[draws, at])
-    return noise.variance(sigma, np.arange(fit.model.design.n_rows))
+    design = fit.model.design
+    every = np.arange(design.n_rows, dtype=np.int64)
+    return _by_draw(row_variance(design, design.se_sigma).of(every), _sigma_draws(fit, draws))
 
 
 def _mean_sigma(fit: Posterior) -> float:
@@ -321,23 +321,19 @@ def _mean_sigma(fit: Posterior) -> float:
 # -- draws, block by block --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Noise:
-    """The residual variance of the rows: ``known + sigma^2 share``; each (n,) or a number."""
-
-    known: Any
-    share: Any
-
-    def variance(self, sigma: Array, rows: Ints) -> Array:
-        """(rows, draws) for sigma (draws,)."""
-        known, share = (
-            np.broadcast_to(value, rows.shape) if np.ndim(value) == 0 else value[rows]
-            for value in (self.known, self.share)
-        )
-        return np.asarray(known[:, None] + sigma**2 * share[:, None])
+def _sigma_draws(fit: Posterior, draws: Ints) -> Array:
+    """sigma at some of the fit's draws (draws,); 0 where it is not estimated."""
+    at = fit.model.hyperparameters.sigma_at
+    return np.zeros(len(draws)) if at is None else np.exp(fit.result.draws_theta[draws, at])
 
 
-def _noise(design: Design, new: NewRows | None, kind: str) -> _Noise | None:
+def _by_draw(variance: RowVariance, sigma: Array) -> Array:
+    """(rows, draws) for sigma (draws,)."""
+    known, share = np.asarray(variance.known), np.asarray(variance.share)
+    return np.asarray(known[:, None] + sigma**2 * share[:, None])
+
+
+def _noise(design: Design, new: NewRows | None, kind: str) -> RowVariance | None:
     if kind != "response":
         return None
     left = design.terms.response
@@ -345,10 +341,7 @@ def _noise(design: Design, new: NewRows | None, kind: str) -> _Noise | None:
     for name, text in (("se", left.se), ("precision", left.precision)):
         if text is not None and getattr(source, name) is None:
             raise DataError(f"The new data lack the column of {name}({text}), which the noise of a new response needs.")
-    precision = 1.0 if source.precision is None else source.precision
-    if source.se is None:
-        return _Noise(0.0, 1 / precision)
-    return _Noise(source.se**2 / precision, (1.0 if design.se_sigma else 0.0) / precision)
+    return row_variance(source, design.se_sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,7 +352,7 @@ class _Source:
     rows: LinearPredictor
     kind: str
     new_groups: str
-    noise: _Noise | None
+    noise: RowVariance | None
     draws: Ints
     first: int | None = None
 
@@ -425,14 +418,12 @@ class _Source:
                 self._add_new(eta, factor, rows, number)
         if self.noise is not None:
             stream = random_stream(self.fit, NOISE, number)
-            eta += np.sqrt(self.noise.variance(self._sigma, rows)) * stream.standard_normal(eta.shape)
+            eta += np.sqrt(_by_draw(self.noise.of(rows), self._sigma)) * stream.standard_normal(eta.shape)
         return eta
 
     @cached_property
     def _sigma(self) -> Array:
-        at = self.fit.model.hyperparameters.sigma_at
-        theta = self.fit.result.draws_theta[self.draws]
-        return np.zeros(len(theta)) if at is None else np.exp(theta[:, at])
+        return _sigma_draws(self.fit, self.draws)
 
     # groups that the fit knows
 
@@ -511,12 +502,20 @@ class _Source:
                 raise ModelError(
                     f"{len(names):,} new groups times {len(lam):,} draws are too many; predict(draws=...) takes fewer."
                 )
-            z = random_stream(self.fit, NEW_GROUPS, factor.factor, 0).standard_normal(
-                (len(lam), len(names), lam.shape[1])
-            )
+            z = np.empty((len(lam), len(names), lam.shape[1]))
+            for k, name in enumerate(names):
+                z[:, k] = self._normals_of(factor.factor, str(name))
             drawn = z @ np.swapaxes(lam, 1, 2)
             cache[factor.factor] = np.ascontiguousarray(np.moveaxis(drawn, 0, 2)), place
         return cache[factor.factor]
+
+    def _normals_of(self, factor: int, label: str) -> Array:
+        """Normal numbers (draws, q) of one new group: its own, whichever others are in the rows."""
+        key = int.from_bytes(hashlib.blake2b(label.encode(), digest_size=16).digest(), "little")
+        stream = random_stream(self.fit, NEW_GROUPS, factor, key)
+        count = int(self.draws.max()) + 1 if len(self.draws) else 0
+        width = self.fit.model.hyperparameters.widths[factor]
+        return np.asarray(stream.standard_normal((count, width))[self.draws])
 
     def _lambda(self, factor: int) -> Array:
         """Lambda of a factor at the draws (draws, q, q)."""

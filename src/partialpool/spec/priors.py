@@ -237,6 +237,7 @@ def resolve_priors(user: Mapping[str, Distribution | str] | None, slots: Sequenc
     address_of = {_squeeze(address): address for slot in slots for address in slot.addresses}
     for squeezed, (key, _) in given.items():
         if squeezed not in address_of:
+            _refuse_pair(key, slots)
             raise PriorError(f"No parameter of this model takes the prior {key!r}. {_candidates(key, slots)}")
     entries, used = [], set()
     for slot in slots:
@@ -311,6 +312,25 @@ def _check_kind(slot: Slot, prior: Distribution) -> None:
             f"{slot.name!r} is a coefficient, which may be negative, and cannot have the prior {prior}; "
             f"write {_whole_version(prior)}."
         )
+    elif not isinstance(prior, Normal | StudentT | Cauchy | Flat):
+        raise PriorError(
+            f"The prior {prior} of the coefficient {slot.name!r} cannot be integrated out exactly. "
+            "Use Normal, StudentT, Cauchy or Flat."
+        )
+
+
+def _refuse_pair(key: str, slots: Sequence[Slot]) -> None:
+    """Refuse a prior of one correlation among several: LKJ is about all of them at once."""
+    squeezed = _squeeze(key)
+    if not (squeezed.startswith("cor(") and squeezed.endswith(")") and "|" in squeezed):
+        return
+    whole = f"cor({squeezed[:-1].rpartition('|')[2]})"
+    for slot in slots:
+        if slot.kind == "cor" and whole in map(_squeeze, slot.addresses):
+            raise PriorError(
+                f"The prior {key!r} is not possible: LKJ is a prior of the whole correlation matrix of a term's "
+                f"effects; set {slot.name!r}."
+            )
 
 
 def _check_positive(slot: Slot, prior: Distribution) -> None:
