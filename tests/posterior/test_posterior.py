@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -10,6 +11,7 @@ from scipy.stats import norm
 from partialpool.errors import ModelError
 from partialpool.model import Model
 from partialpool.posterior.posterior import Posterior, fit_model
+from partialpool.posterior.storage import load
 
 
 def test_summary_of_a_mixture_is_exact(balanced, balanced_fit):
@@ -81,6 +83,7 @@ def test_the_seed_repeats_a_fit_and_is_kept_when_drawn(sleepstudy):
         ({"draws": -5}, "draws = -5"),
         ({"draws": 1.5}, "draws = 1.5"),
         ({"ess": 0}, "ess = 0"),
+        ({"progress": "x"}, "progress = .x. is not possible; give True or False"),
         ({"ess": float("nan")}, "ess = nan"),
         ({"method": "marginals"}, "Did you mean 'marginal'"),
         ({"threads": 0}, "threads = 0"),
@@ -95,6 +98,8 @@ def test_impossible_options_are_refused(slopes, options, message):
 def test_unknown_parameter_offers_the_nearest(slopes):
     with pytest.raises(ModelError, match=r"Did you mean 'sd\(Days\|Subject\)'"):
         slopes.draws("sd(Day|Subject)")
+    with pytest.raises(ModelError, match=r"draws\(3\) is not possible; it takes a parameter's name, such as 'sigma'"):
+        slopes.draws(3)
 
 
 def test_a_fit_is_frozen(slopes):
@@ -121,6 +126,36 @@ def test_icc_of_nested_and_crossed_factors(nested, crossed):
     np.testing.assert_allclose(icc["batch"], shares["batch"])
     np.testing.assert_allclose(icc["batch:cask"], shares["batch"] + shares["batch:cask"])
     np.testing.assert_allclose(crossed.icc()["mean"], crossed.variance_components()["share"].iloc[:2])
+
+
+def test_icc_follows_the_data_and_not_the_spelling_of_the_formula(tmp_path):
+    """Students crossed with schools, which lie in towns; the students are the leaf, so that no chain tells."""
+    rng = np.random.default_rng(3)
+    student, school = np.repeat(np.arange(300), 4), rng.integers(0, 12, 1200)
+    effects = [rng.normal(0, sd, size) for sd, size in ((1, 300), (1, 12), (2, 4))]
+    y = effects[0][student] + effects[1][school] + effects[2][school // 3] + rng.normal(size=1200)
+    data = pd.DataFrame({"y": y, "st": student, "sc": school, "tw": school // 3}).astype({"sc": str, "tw": str})
+    found = {}
+    for formula in ("y ~ 1 + (1 | st) + (1 | sc) + (1 | tw)", "y ~ 1 + (1 | st) + (1 | tw/sc)"):
+        fit = fit_model(Model.from_formula(formula, data), seed=1, threads=1)
+        found[formula] = fit.icc()
+        share = fit.variance_components()["share"]
+        inner = next(name for name in share.index if "sc" in name)
+        np.testing.assert_allclose(found[formula].loc[inner, "mean"], share[inner] + share["tw"])
+        np.testing.assert_allclose(found[formula].loc["st", "mean"], share["st"])
+        fit.save(tmp_path / "fit.pp", data=False)
+        pd.testing.assert_frame_equal(load(tmp_path / "fit.pp").icc(), found[formula])
+    first, second = found.values()
+    np.testing.assert_allclose(first.loc["sc", "mean"], second.loc["tw:sc", "mean"], atol=0.02)
+
+
+def test_a_file_of_an_earlier_version_has_an_icc(nested, tmp_path):
+    nested.save(tmp_path / "fit.pp", data=False)
+    old = load(tmp_path / "fit.pp")
+    for name in ("nesting", "levels_0", "levels_1"):
+        del old.model.__dict__["_row_averages"][name]
+    pd.testing.assert_frame_equal(old.icc(), nested.icc())
+    pd.testing.assert_frame_equal(old.groups("batch", "coefficient"), nested.groups("batch", "coefficient"))
 
 
 def test_slopes_have_mean_components_and_no_icc(slopes):

@@ -325,7 +325,10 @@ def test_intercepts():
         ({"Days": HalfNormal(2)}, r"write Normal\(0, 2\)\.$"),
         ({"beta": HalfCauchy(2)}, r"write Cauchy\(0, 2\)\.$"),
         ({"Days": Gamma(2, 2)}, "may be negative"),
-        ({"Days": Uniform(0, 1)}, r"Uniform\(0, 1\) of the coefficient 'Days' cannot be integrated.*Use Normal, StudentT"),
+        (
+            {"Days": Uniform(0, 1)},
+            r"Uniform\(0, 1\) of the coefficient 'Days' cannot be integrated.*Use Normal, StudentT",
+        ),
         ({"Intercept": Uniform(-3, 3)}, r"coefficient 'Intercept' cannot be integrated"),
         ({"beta": Beta(2, 2)}, r"Beta\(2, 2\) of the coefficient 'Days'"),
         ({"cor(Intercept,Days|Subject)": LKJ(2)}, r"whole correlation matrix.*set 'cor\(Subject\)'"),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra.cholesky import Evaluation, LeafRoot, Moments
 from partialpool.algebra.structure import CrossProducts
+from partialpool.errors import ModelError
 from partialpool.model import Model, unknown_parameter
 
 Array = NDArray[np.float64]
@@ -59,8 +60,6 @@ def row_terms(model: Model, sigma: float | None = None) -> tuple[Array, float, f
             return count, float(count.sum()), 0.0
         return count * design.precision, float(count.sum()), 0.5 * float(count @ np.log(design.precision))
     variance = design.se**2 if sigma is None else design.se**2 + sigma**2
-    if design.precision is not None:
-        variance = variance / design.precision
     return count / variance, float(count.sum()), -0.5 * float(count @ np.log(variance))
 
 
@@ -262,14 +261,17 @@ def _traces(zz: Array, widths: tuple[int, ...], lam_at: tuple[int, ...]) -> Arra
 def log_likelihood(model: Model, params: Mapping[str, float]) -> float:
     """log p(y | coefficients, hyperparameters); see `Model.log_likelihood`."""
     known = model.parameter_names
-    values = {str(name): float(value) for name, value in dict(params).items()}
+    values = {}
+    for name, value in dict(params).items():
+        try:
+            values[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise ModelError(f"The value of {name!r} in params is {value!r}; it must be a number.") from None
     for name in values:
         if name not in known:
             raise unknown_parameter(name, known)
     for name in known:
         if name not in values:
-            from partialpool.errors import ModelError
-
             raise ModelError(f"params has no value for {name!r}; it needs one for each of: {', '.join(known)}.")
     theta = model.hyperparameters.from_public(values)[None, :]
     coefficients = model.coefficients

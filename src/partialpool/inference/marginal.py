@@ -130,11 +130,7 @@ class _Run:
             parts.append(self._evaluate(proposal, points.next(more)))
         if k > GOOD_K:
             return self._escalate(k, have)
-        if have < self.settings.ess:
-            self.notes.append(
-                f"an effective sample size of {have:,.0f} was reached, not the {self.settings.ess:,.0f} asked for"
-            )
-        return self._result(sample, log_weights, k, trusted=have >= self.settings.ess, surrogate_error=None)
+        return self._result(sample, log_weights, k, surrogate_error=None)
 
     def _adapted(self, start: Proposal, count: int) -> tuple[Sample, Proposal | Mixture, Sobol]:
         """A first sample; where it is poor, a proposal fitted to it joins the one it came from, a few times."""
@@ -228,15 +224,11 @@ class _Run:
         mean, half = fitted.moments(x, p)
         theta = self.target.coordinates.theta(phi)
         sample = Sample(phi, theta, ratio - math.log(count / phi.shape[0]), mean, half)
-        return self._result(
-            sample, log_weights, k, trusted=True, surrogate_error=max(fitted.error, fitted.moment_error)
-        )
+        return self._result(sample, log_weights, k, surrogate_error=max(fitted.error, fitted.moment_error))
 
     # -- results ------------------------------------------------------------------------------------------------------
 
-    def _result(
-        self, sample: Sample, log_weights: Array, k: float, *, trusted: bool, surrogate_error: float | None
-    ) -> Result:
+    def _result(self, sample: Sample, log_weights: Array, k: float, *, surrogate_error: float | None) -> Result:
         names = self.model.parameter_names
         weights = normalise(log_weights)
         picked = systematic_resample(weights, self.settings.draws, self.rng)
@@ -245,8 +237,13 @@ class _Run:
         ess = self._ess(sample, log_weights)
         if surrogate_error:
             ess = 1 / (1 / ess + surrogate_error**2)
+        enough = not ess.size or float(ess.min()) >= self.settings.ess
+        if not enough:
+            self.notes.append(
+                f"an effective sample size of {ess.min():,.0f} was reached, not the {self.settings.ess:,.0f} asked for"
+            )
         accuracy = Accuracy(
-            engine="marginal", reason=self.reason, trusted=trusted and k < GOOD_K,
+            engine="marginal", reason=self.reason, trusted=enough and k < GOOD_K,
             ess=dict(zip(names, ess.tolist(), strict=True)), pareto_k=k, nodes=sample.theta.shape[0],
             evaluations=self.target.marginal.n_evaluations, surrogate_error=surrogate_error,
             steps=tuple(self.steps), notes=tuple(self.notes), seconds=time.perf_counter() - self.began,
@@ -279,9 +276,14 @@ class _Run:
         value, theta, evaluation = self.target.value(theta)
         mean, half = self.target.public_moments(theta, evaluation)
         sample = Sample(theta, theta, value, mean, half)
-        done = self._result(sample, np.zeros(1), -math.inf, trusted=True, surrogate_error=None)
+        done = self._result(sample, np.zeros(1), -math.inf, surrogate_error=None)
         exact = dict.fromkeys(self.model.parameter_names, math.inf)
         accuracy = replace(
-            done.accuracy, ess=exact, pareto_k=None, steps=("no hyperparameters: the posterior is exactly normal",)
+            done.accuracy,
+            ess=exact,
+            pareto_k=None,
+            trusted=True,
+            notes=(),
+            steps=("no hyperparameters: the posterior is exactly normal",),
         )
         return replace(done, accuracy=accuracy)

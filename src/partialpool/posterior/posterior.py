@@ -360,7 +360,8 @@ class Posterior:
             The expected response, a new response (residual noise included), or the linear predictor.
         new_groups : {"error", "average", "population", "sample"}
             A group that the fit has not seen: refuse; take the average group (effect 0); integrate over the
-            population of groups (each row on its own); or give each new group a draw of its own, shared by its rows.
+            population of groups (each row on its own); or give each new group a draw of its own, shared by its rows
+            (it depends on the fit's seed and the group's label alone).
         effects : "all", "none" or a list of factors
             Whose group effects count; the others are 0.
         draws : int, optional
