@@ -17,6 +17,7 @@ _WHERE = {
     "parse_formula": "partialpool.spec.formula",
     "build_design": "partialpool.design.design",
     "select_engine": "partialpool.inference.select",
+    "Settings": "partialpool.inference.base",
     **dict.fromkeys(
         (
             "Normal", "StudentT", "Cauchy", "HalfNormal", "HalfStudentT", "HalfCauchy", "Exponential", "Gamma",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from partialpool.errors import (
         StorageError as StorageError,
     )
+    from partialpool.inference.base import Settings as Settings
     from partialpool.inference.select import select_engine as select_engine
     from partialpool.model import Model as Model
     from partialpool.posterior.fitting import fit as fit

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from partialpool.design.crossprod import RowBlocks, build_row_blocks
 from partialpool.design.design import Design, GroupDesign, build_design
+from partialpool.design.predictor import factor_columns
 from partialpool.errors import DataError, ModelError, PriorError, did_you_mean
 from partialpool.spec.covariance import TermCovariance
 from partialpool.spec.distributions import LKJ, Cauchy, Distribution, Flat, HalfStudentT, Normal, StudentT
@@ -289,15 +290,6 @@ class Model:
         design = self.design
         factors = ", ".join(f"{factor.name} {len(factor.labels):,}" for factor in design.factors) or "no groups"
         return f"Model: {design.terms.formula}\n{design.y.size:,} rows; {factors}; {self.family}"
-
-
-def factor_columns(design: Design) -> list[NDArray[np.int64]]:
-    """By factor, the columns whose effects vary by its groups: those of its terms, in order."""
-    out = []
-    for f in range(len(design.factors)):
-        own = [group.columns for group in design.groups if group.factor == f]
-        out.append(np.concatenate(own).astype(np.int64))
-    return out
 
 
 def _offsets(design: Design) -> list[int]:

@@ -29,6 +29,8 @@ def frame(n: int = 60) -> pd.DataFrame:
 
 def test_parameters_have_the_moments_of_their_priors() -> None:
     model = Model.from_formula("y ~ x + (1 + x | g)", frame(), priors={**PRIORS, "cor": "LKJ(2)"})
+    named = Model.from_formula("y ~ x + (1 + x | g)", frame(), priors={**PRIORS, "cor(Intercept,x|g)": "LKJ(2)"})
+    assert dict(named.priors) == dict(model.priors)  # the name that summary() shows
     draws = sample_prior(model, 20_000, seed=2)
     assert list(draws.columns) == list(model.parameter_names)
     assert abs(draws["Intercept"].mean() - 3) < 0.06

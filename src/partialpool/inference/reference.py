@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra import rows
+from partialpool.design.predictor import factor_columns
 from partialpool.errors import InferenceError
 from partialpool.inference.base import Accuracy, Result, Settings
 from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
 from partialpool.inference.target import Target
-from partialpool.model import Model, factor_columns
+from partialpool.model import Model
 from partialpool.spec.distributions import (
     Beta,
     Cauchy,

@@ -90,7 +90,7 @@ class Distribution(ABC):
         """Independent draws of shape `size` (shape () where it is None)."""
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{value:.6g}' for value in self.parameters.values())})"
+        return f"{type(self).__name__}({', '.join(f'{value:.12g}' for value in self.parameters.values())})"
 
 
 @dataclass(frozen=True)
