@@ -64,7 +64,7 @@ def fit(
     --------
     >>> import partialpool as pp
     >>> fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1)
-    >>> fit.summary().loc["Days", "mean"].round(1)
+    >>> print(fit.summary().loc["Days", "mean"].round(1))
     10.5
     """
     model = Model.from_formula(formula, data, family=family, priors=priors)
