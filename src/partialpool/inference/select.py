@@ -8,7 +8,7 @@ from partialpool.model import Model
 
 METHODS = ("auto", "marginal", "laplace", "whitened", "nuts")
 #: More hyperparameters than this are explored by NUTS: importance weights lose 6% a dimension at best.
-MOST_DIMENSIONS = 20
+MOST_DIMENSIONS = 32
 
 
 def select_engine(model: Model, method: str = "auto") -> tuple[Engine, str]:
