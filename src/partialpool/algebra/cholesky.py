@@ -99,6 +99,10 @@ class LeafRoot:
         self.n_root = structure.n_root
         self.wide = structure.n_root > KERNEL_ROOT or structure.sparse is not None
         self._lead = structure.arrays
+        self._blocks = (
+            *structure.arrays, *cross.values, structure.ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
+            structure.root_blocks,
+        )  # what every kernel that takes many nodes begins with  # fmt: skip
 
     def seconds(self) -> float:
         """Rough time of one node on one core of a present-day machine, from counts alone.
@@ -151,11 +155,9 @@ class LeafRoot:
         profile: bool,
         out: dict[str, Array],
     ) -> None:
-        cross, structure = self.cross, self.cross.structure
         if space is None:
             blocks.evaluate_batch(
-                *self._lead, *cross.values, structure.ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
-                structure.root_blocks, lams[part], inv_vars[part], scales[part], self.proper, profile,
+                *self._blocks, lams[part], inv_vars[part], scales[part], self.proper, profile,
                 out["pieces"][part], out["means"][part], out["lows"][part],
             )  # fmt: skip
             return
@@ -191,11 +193,9 @@ class LeafRoot:
         profile: bool,
         out: dict[str, Array],
     ) -> None:
-        cross, structure = self.cross, self.cross.structure
         if space is None:
             descent.moments_batch(
-                *self._lead, *cross.values, structure.ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
-                structure.root_blocks, lams[part], inv_vars[part], scales[part], self.proper, profile,
+                *self._blocks, lams[part], inv_vars[part], scales[part], self.proper, profile,
                 out["pieces"][part], out["means"][part], out["lows"][part],
                 out["zz"][part], out["u_mean"][part], out["u_var"][part],
             )  # fmt: skip
@@ -211,15 +211,13 @@ class LeafRoot:
 
         `betas` (K, p) in the scale of the cross-products' columns; `normals` (K, n_effects) standard normal.
         """
-        cross, structure = self.cross, self.cross.structure
         count = lams.shape[0]
-        u = np.empty((count, structure.n_effects))
+        u = np.empty((count, self.cross.structure.n_effects))
 
         def work(part: slice, space: Workspace | None) -> None:
             if space is None:
                 draws.draw_batch(
-                    *self._lead, *cross.values, structure.ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
-                    structure.root_blocks, lams[part], inv_vars[part], betas[part], normals[part], u[part],
+                    *self._blocks, lams[part], inv_vars[part], betas[part], normals[part], u[part],
                 )  # fmt: skip
                 return
             for node in range(part.start, part.stop):

@@ -12,6 +12,10 @@ from partialpool.model import Model
 
 Array = NDArray[np.float64]
 
+#: Pareto k below which importance weights are trusted, and R-hat up to which chains agree.
+GOOD_K = 0.7
+MAX_RHAT = 1.01
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,11 +67,11 @@ class Accuracy:
         """What was checked, as sentences, and whether it holds."""
         out = {}
         if self.pareto_k is not None:
-            out["the tail of the importance weights is light: Pareto k below 0.7"] = self.pareto_k < 0.7
+            out["the tail of the importance weights is light: Pareto k below 0.7"] = self.pareto_k < GOOD_K
         if self.surrogate_error is not None:
             out["the interpolated log density is as good as exact: error below 0.05"] = self.surrogate_error < 0.05
         if self.rhat:
-            out["the chains agree: every R-hat at most 1.01"] = max(self.rhat.values()) <= 1.01
+            out["the chains agree: every R-hat at most 1.01"] = max(self.rhat.values()) <= MAX_RHAT
         if self.divergences is not None:
             out["no chain diverged"] = self.divergences == 0
         if self.ess:
@@ -82,7 +86,7 @@ class Accuracy:
             worst = min(self.ess, key=lambda name: self.ess[name])
             lines.append(f"Effective sample size: at least {self.ess[worst]:,.0f} ({worst})")
         if self.pareto_k is not None:
-            verdict = "good, below 0.7" if self.pareto_k < 0.7 else "too heavy a tail, above 0.7"
+            verdict = "good, below 0.7" if self.pareto_k < GOOD_K else "too heavy a tail, above 0.7"
             lines.append(f"Pareto k of the weights: {self.pareto_k:.2f} ({verdict})")
         if self.surrogate_error is not None:
             lines.append(f"Interpolated log density: error {self.surrogate_error:.3f} on nodes held out")

@@ -139,7 +139,7 @@ class GaussianMarginal:
         self.n_evaluations += theta.shape[0]
         if self.adds_sigma:
             return self._value_by_node(theta)
-        evaluation = self.engine.evaluate(*self._arguments(theta), profile=self.profile)
+        evaluation = self.engine.evaluate(*self.arguments(theta), profile=self.profile)
         return self._log_likelihood(theta, evaluation, self.statistics.constant), evaluation
 
     def value_and_gradient(self, theta: Array) -> tuple[Array, Array]:
@@ -147,16 +147,16 @@ class GaussianMarginal:
         self.n_evaluations += theta.shape[0]
         if self.adds_sigma:
             return self._gradient_by_node(theta)
-        moments = self.engine.moments(*self._arguments(theta), profile=self.profile)
+        moments = self.engine.moments(*self.arguments(theta), profile=self.profile)
         value = self._log_likelihood(theta, moments.evaluation, self.statistics.constant)
         return value, self._gradient(theta, moments)
 
     def moments(self, theta: Array) -> Moments:
         """Conditional moments of coefficients and of every group effect at each theta."""
         if not self.adds_sigma:
-            return self.engine.moments(*self._arguments(theta), profile=self.profile, effects=True)
+            return self.engine.moments(*self.arguments(theta), profile=self.profile, effects=True)
         parts = [
-            self._at_sigma(row)[0].moments(*self._arguments(row), profile=self.profile, effects=True)
+            self.at_sigma(row)[0].moments(*self.arguments(row), profile=self.profile, effects=True)
             for row in theta[:, None, :]
         ]
         evaluation = Evaluation(*(np.concatenate(field) for field in zip(*(p.evaluation for p in parts), strict=True)))
@@ -165,11 +165,11 @@ class GaussianMarginal:
     def draw_effects(self, theta: Array, gamma: Array, normals: Array) -> Array:
         """Draws of all group effects given theta and the coefficients gamma, (K, effects)."""
         shifted = np.ascontiguousarray(gamma - np.asarray(self.model.coefficients.mean))
-        lams, inv_vars, _ = self._arguments(theta)
+        lams, inv_vars, _ = self.arguments(theta)
         if not self.adds_sigma:
             return self.engine.draws(lams, inv_vars, shifted, normals)
         rows = [
-            self._at_sigma(theta[k : k + 1])[0].draws(
+            self.at_sigma(theta[k : k + 1])[0].draws(
                 lams[k : k + 1], inv_vars[k : k + 1], shifted[k : k + 1], normals[k : k + 1]
             )
             for k in range(theta.shape[0])
@@ -178,7 +178,8 @@ class GaussianMarginal:
 
     # -- pieces -----------------------------------------------------------------------------------------------------
 
-    def _arguments(self, theta: Array) -> tuple[Array, Array, Array]:
+    def arguments(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Factors Lambda, 1 / sigma^2 and prior scales at each theta, as `LeafRoot` takes them."""
         inv_vars = np.ones(theta.shape[0]) if self.adds_sigma else self.hyper.inverse_variance(theta)
         return np.ascontiguousarray(self.hyper.factors(theta)), inv_vars, np.ascontiguousarray(self.scales(theta))
 
@@ -209,7 +210,8 @@ class GaussianMarginal:
 
     # -- sigma added to known standard errors: the weights of the rows change with it -------------------------------
 
-    def _at_sigma(self, theta: Array) -> tuple[LeafRoot, float]:
+    def at_sigma(self, theta: Array) -> tuple[LeafRoot, float]:
+        """The factorisation and the constant of the log-likelihood at the sigma of one theta (1, size)."""
         assert self.hyper.sigma_at is not None
         weight, _, constant = row_terms(self.model, sigma=float(np.exp(theta[0, self.hyper.sigma_at])))
         cross = self.model.row_blocks.cross_products(self._response, np.ascontiguousarray(weight))
@@ -222,8 +224,8 @@ class GaussianMarginal:
     def _value_by_node(self, theta: Array) -> tuple[Array, Evaluation]:
         values, evaluations = [], []
         for row in theta[:, None, :]:
-            engine, constant = self._at_sigma(row)
-            evaluation = engine.evaluate(*self._arguments(row), profile=self.profile)
+            engine, constant = self.at_sigma(row)
+            evaluation = engine.evaluate(*self.arguments(row), profile=self.profile)
             values.append(self._log_likelihood(row, evaluation, constant))
             evaluations.append(evaluation)
         return np.concatenate(values), Evaluation(*(np.concatenate(part) for part in zip(*evaluations, strict=True)))
@@ -232,8 +234,8 @@ class GaussianMarginal:
         assert self.hyper.sigma_at is not None
         values, gradients = np.empty(theta.shape[0]), np.empty(theta.shape)
         for k, row in enumerate(theta[:, None, :]):
-            engine, constant = self._at_sigma(row)
-            moments = engine.moments(*self._arguments(row), profile=self.profile)
+            engine, constant = self.at_sigma(row)
+            moments = engine.moments(*self.arguments(row), profile=self.profile)
             values[k] = self._log_likelihood(row, moments.evaluation, constant)[0]
             gradients[k] = self._gradient(row, moments)[0]
             ends = np.repeat(row, 2, 0)
@@ -279,11 +281,11 @@ def log_likelihood(model: Model, params: Mapping[str, float]) -> float:
     shift = coefficients.from_public(beta) - np.asarray(coefficients.mean)
     marginal = GaussianMarginal(model, profile=True)
     if marginal.adds_sigma:
-        engine, constant = marginal._at_sigma(theta)
+        engine, constant = marginal.at_sigma(theta)
         cross = engine.cross
     else:
         cross, constant = marginal.statistics.cross, marginal.statistics.constant
-    lams, inv_vars, _ = marginal._arguments(theta)
+    lams, inv_vars, _ = marginal.arguments(theta)
     fixed = LeafRoot(cross.at_coefficients(shift), np.empty(0))
     evaluation = fixed.evaluate(lams, inv_vars, np.empty((1, 0)), profile=True)
     return float(marginal._log_likelihood(theta, evaluation, constant)[0])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.inference import surrogate
-from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.base import GOOD_K, Accuracy, Result, Settings
 from partialpool.inference.importance import (
     effective_sample_size,
     logsumexp,
@@ -33,7 +33,6 @@ from partialpool.model import Model
 
 Array = NDArray[np.float64]
 
-GOOD_K = 0.7
 FIRST_NODES = 1024
 MOST_NODES = 400_000
 #: Seconds of plain importance sampling (on one core, by `LeafRoot.seconds`) above which the density is interpolated.

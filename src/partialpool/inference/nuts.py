@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.errors import InferenceError
+from partialpool.inference.base import MAX_RHAT
 from partialpool.inference.diagnostics import ess_bulk, ess_tail, rhat
 from partialpool.inference.progress import Progress
 
@@ -25,7 +26,6 @@ Density = Callable[[Array], tuple[float, Array]]
 
 CHAINS = 4
 #: R-hat above which chains are not trusted (Vehtari et al., 2021).
-MAX_RHAT = 1.01
 #: Bytes that the positions of all chains may take.
 MEMORY = 1_500_000_000
 #: Draws kept of an interrupted run, a chain, below which nothing can be said.

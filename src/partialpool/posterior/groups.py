@@ -320,12 +320,12 @@ def _sds(fit: Posterior, theta: Array, factor: int) -> Array:
 
 def _variances_given_coefficients(marginal: GaussianMarginal, theta: Array) -> Array:
     """Var(u | y, beta, theta), (K, n_effects)."""
-    arguments = marginal._arguments(theta)
+    arguments = marginal.arguments(theta)
     if not marginal.adds_sigma:
         return marginal.engine.moments(*arguments, profile=True, effects=True).u_var
     rows = []
     for k in range(len(theta)):
-        engine = marginal._at_sigma(theta[k : k + 1])[0]
+        engine = marginal.at_sigma(theta[k : k + 1])[0]
         own = [np.ascontiguousarray(argument[k : k + 1]) for argument in arguments]
         rows.append(engine.moments(own[0], own[1], own[2], profile=True, effects=True).u_var)
     return np.concatenate(rows)
@@ -474,7 +474,7 @@ class EffectDraws:
         normals = np.ascontiguousarray(self._normals(streams)[:, place])
         theta = self.fit.result.draws_theta[self.draws]
         shifted = np.ascontiguousarray(self.gamma[self.draws] - np.asarray(self.fit.model.coefficients.mean))
-        lams, inv_vars, _ = self.marginal._arguments(theta)
+        lams, inv_vars, _ = self.marginal.arguments(theta)
         drawn = engine.draws(lams, inv_vars, shifted, normals)
         return np.asarray(drawn[:, np.searchsorted(own, flat)])
 

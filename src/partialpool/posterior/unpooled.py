@@ -43,7 +43,7 @@ def _cross_products(fit: Posterior) -> CrossProducts:
     # The weights of the rows depend on sigma: at its posterior mean.
     assert marginal.hyper.sigma_at is not None
     theta = node_weights(fit.result) @ fit.result.theta
-    return marginal._at_sigma(theta[None, :])[0].cross
+    return marginal.at_sigma(theta[None, :])[0].cross
 
 
 def _solve(own: Array, rest: Array) -> Array:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.inference.base import Settings
+from partialpool.inference.base import MAX_RHAT, Settings
 from partialpool.inference.diagnostics import ess_bulk
-from partialpool.inference.nuts import MAX_RHAT
 from partialpool.inference.reference import ReferenceEngine
 from partialpool.posterior.groups import effect_summary, factor_terms
 from partialpool.posterior.summaries import in_chains
