@@ -14,6 +14,7 @@ _WHERE = {
     "Prediction": "partialpool.posterior.predict",
     "load": "partialpool.posterior.storage",
     "Model": "partialpool.model",
+    "formula": "partialpool.spec.predictors",
     "parse_formula": "partialpool.spec.formula",
     "build_design": "partialpool.design.design",
     "select_engine": "partialpool.inference.select",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from partialpool.posterior.storage import load as load
     from partialpool.spec import families as families
     from partialpool.spec.formula import parse_formula as parse_formula
+    from partialpool.spec.predictors import formula as formula
     from partialpool.spec.priors import LKJ as LKJ
     from partialpool.spec.priors import Beta as Beta
     from partialpool.spec.priors import Cauchy as Cauchy

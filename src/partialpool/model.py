@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,25 +12,28 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.design.crossprod import RowBlocks, build_row_blocks
-from partialpool.design.design import Design, GroupDesign, build_design
+from partialpool.design.defaults import correlation_slot, moments, prior_slots
+from partialpool.design.design import Design, build_design
+from partialpool.design.latent import LatentLayout, latent_layout
 from partialpool.design.predictor import factor_columns
+from partialpool.design.response import check_response
 from partialpool.errors import DataError, ModelError, PriorError, did_you_mean
 from partialpool.spec.covariance import TermCovariance
-from partialpool.spec.distributions import LKJ, Cauchy, Distribution, Flat, HalfStudentT, Normal, StudentT
+from partialpool.spec.distributions import LKJ, Cauchy, Distribution, Flat, Normal, StudentT
 from partialpool.spec.families import Gaussian, resolve_family
-from partialpool.spec.formula import parse_formula
+from partialpool.spec.formula import Terms
 from partialpool.spec.hyperparameters import Hyperparameters, Mixture, TermLayout
-from partialpool.spec.priors import PriorTable, Slot, resolve_priors
+from partialpool.spec.predictors import read_terms
+from partialpool.spec.priors import PriorTable, resolve_priors
 
 if TYPE_CHECKING:
     import pandas
 
     from partialpool.inference.optimum import MaximumLikelihood
     from partialpool.posterior.posterior import Posterior
+    from partialpool.spec.families import Family
 
 Array = NDArray[np.float64]
-
-INTERCEPT = "Intercept"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Coefficients:
 
     The engines work with ``gamma = beta`` but for the intercept, ``gamma_0 = beta_0 + sum_j centre_j beta_j``: the
     intercept at the centre of the predictors; gamma has independent priors with location `mean` and scale `scale`.
+    Each linear predictor has its own intercept, centred by its own columns.
 
     Attributes
     ----------
-    names : public names. intercept : position of the intercept, or None. centre : (p,) what is taken from each column.
+    names : public names. intercept : position of the mean's intercept, or None.
+    centre : (p,) what is taken from each column.
     mean, scale : (p,) prior location and scale of gamma (0 and 1 where flat). proper : (p,) 0 where flat.
+    predictor : (p,) the linear predictor of each coefficient; empty where there is one.
+    intercepts : by linear predictor, the position of its intercept; empty where there is one predictor.
     """
 
     names: tuple[str, ...]
@@ -53,22 +59,29 @@ class Coefficients:
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     proper: tuple[float, ...]
+    predictor: tuple[int, ...] = ()
+    intercepts: tuple[int | None, ...] = ()
 
     def to_public(self, gamma: Array) -> Array:
         """beta (..., p) from gamma (..., p)."""
-        if self.intercept is None:
-            return gamma
-        beta = np.array(gamma, dtype=float)
-        beta[..., self.intercept] -= gamma @ np.asarray(self.centre)
-        return beta
+        return self._shifted(gamma, -1.0)
 
     def from_public(self, beta: Array) -> Array:
         """gamma (..., p) from beta (..., p)."""
-        if self.intercept is None:
-            return beta
-        gamma = np.array(beta, dtype=float)
-        gamma[..., self.intercept] += beta @ np.asarray(self.centre)
-        return gamma
+        return self._shifted(beta, 1.0)
+
+    def _shifted(self, values: Array, sign: float) -> Array:
+        """Values with each intercept moved by its predictor's columns at their centres."""
+        centre, own = np.asarray(self.centre), np.asarray(self.predictor)
+        intercepts = enumerate(self.intercepts or (self.intercept,))
+        moved = [(at, centre if not own.size else np.where(own == k, centre, 0.0)) for k, at in intercepts]
+        if all(at is None for at, _ in moved):
+            return values
+        out = np.array(values, dtype=float)
+        for at, weights in moved:
+            if at is not None:
+                out[..., at] += sign * (values @ weights)
+        return out
 
     def public_matrix(self) -> Array:
         """The matrix that takes gamma to beta."""
@@ -85,7 +98,7 @@ class Model:
         Response, predictors and groups as arrays.
     priors : PriorTable
         The priors in force, by parameter.
-    family : Gaussian
+    family : Family
         The distribution of the response.
 
     Examples
@@ -98,15 +111,15 @@ class Model:
 
     design: Design
     priors: PriorTable
-    family: Gaussian = field(default_factory=Gaussian)
+    family: Family = field(default_factory=Gaussian)
 
     @classmethod
     def from_formula(
         cls,
-        formula: str,
+        formula: str | Terms,
         data: Any,
         *,
-        family: str | Gaussian = "gaussian",
+        family: str | Family = "gaussian",
         priors: Mapping[str, Distribution | str] | None = None,
     ) -> Model:
         """Read a formula, encode the data it names, and set the priors.
@@ -114,10 +127,11 @@ class Model:
         Parameters
         ----------
         formula : str
-            An lme4 or brms formula, ``"y ~ x + (1 + x | g)"``.
+            An lme4 or brms formula, ``"y ~ x + (1 + x | g)"``; or what :func:`partialpool.formula` made of several.
         data : data frame, pyarrow table, dict of arrays, or path of a CSV or Parquet file
-        family : str
-            The distribution of the response; ``"gaussian"``.
+        family : str or family
+            The distribution of the response, by name (``"gaussian"``, ``"bernoulli"``, ``"poisson"``, ...), or with
+            options: ``pp.families.Gamma(link="inverse")``.
         priors : mapping, optional
             Priors by name, ``{"sd(g)": pp.HalfNormal(1)}``; the others keep their defaults (see ``model.priors``).
 
@@ -127,36 +141,47 @@ class Model:
             With what is wrong, where, and how to mend it.
         """
         resolved = resolve_family(family)
-        design = build_design(parse_formula(formula), data, family=resolved.name)
-        if design.terms.response.trials is not None:
-            raise ModelError("trials() belongs to a binomial response, which this version does not fit yet; remove it.")
-        table = resolve_priors(priors, prior_slots(design))
+        design = build_design(read_terms(formula), data, family=resolved)
+        table = resolve_priors(priors, prior_slots(design, resolved))
         _refuse_improper(design, table)
         return cls(design, table, resolved)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all group effects and coefficients are integrated out exactly: a Gaussian response with one sigma."""
+        return self.family.name == "gaussian" and not self.design.terms.predictors
 
     # -- layout ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def coefficients(self) -> Coefficients:
         """The public coefficients and their priors, as the engines use them."""
-        names = self.design.x_names
-        intercept = names.index(INTERCEPT) if INTERCEPT in names else None
-        centre = self._centre
+        design = self.design
+        names, intercepts = design.x_names, design.intercepts
         rows = [_location_scale(name, self.priors[name]) for name in names]
         mean = [row[0] for row in rows]
-        if intercept is not None and not rows[intercept][2]:
-            mean[intercept] = float(np.mean(self._working_response()))  # any origin does under a flat prior
+        for at in intercepts:
+            if at is not None and not rows[at][2]:
+                mean[at] = self._origin(names[at])  # any origin does under a flat prior
+        one = len(intercepts) == 1
         return Coefficients(
-            names, intercept, tuple(centre), tuple(mean), tuple(row[1] for row in rows), tuple(row[2] for row in rows)
-        )
+            names, intercepts[0], tuple(self._centre), tuple(mean), tuple(row[1] for row in rows),
+            tuple(row[2] for row in rows), () if one else tuple(design.x_predictor.tolist()), () if one else intercepts,
+        )  # fmt: skip
+
+    def _origin(self, name: str) -> float:
+        """Where an intercept lies, more or less."""
+        if self.exact:
+            return float(np.mean(self._working_response()))
+        return next(float(s.default.mu) for s in self.priors.slots if s.name == name and isinstance(s.default, Normal))
 
     @cached_property
     def column_means(self) -> Array:
-        """Mean of each predictor, 0 for the intercept."""
-        names, design = self.design.x_names, self.design
+        """Mean of each predictor, 0 for the intercepts."""
+        design, intercepts = self.design, self.design.intercepts
         return np.array(
-            [0.0 if name == INTERCEPT else _moments(design.V[:, column], design)[0]
-             for name, column in zip(names, design.x_columns, strict=True)]
+            [0.0 if at in intercepts else moments(design.V[:, column], design)[0]
+             for at, column in enumerate(design.x_columns)]
         )  # fmt: skip
 
     @cached_property
@@ -164,7 +189,7 @@ class Model:
         """The layout and the prior of theta."""
         terms, sds, correlations = [], [], []
         at = 0
-        structure = self.row_blocks.structure
+        layout = self.row_blocks.structure if self.exact else self.latent
         offsets = _offsets(self.design)
         for group, offset in zip(self.design.groups, offsets, strict=True):
             covariance = TermCovariance(len(group.names), group.correlated and len(group.names) > 1)
@@ -175,20 +200,33 @@ class Model:
             lkj = self.priors[correlation_slot(self.design, group)] if covariance.n_correlations else None
             correlations.append(lkj if isinstance(lkj, LKJ) else None)
             at += covariance.n_parameters
-        mixtures = []
-        for column, name in enumerate(self.design.x_names):
-            nu = _degrees_of_freedom(self.priors[name])
-            if nu is not None:
-                mixtures.append(Mixture(column, nu))
         sigma = self.priors["sigma"] if self.has_sigma else None
         return Hyperparameters(
-            tuple(terms), structure.widths, structure.lam_at, tuple(sds), tuple(correlations), sigma, tuple(mixtures)
-        )
+            tuple(terms), layout.widths, layout.lam_at, tuple(sds), tuple(correlations), sigma, self._mixtures(),
+            self._auxiliary(),
+        )  # fmt: skip
+
+    def _mixtures(self) -> tuple[Mixture, ...]:
+        """Coefficients whose Student-t prior is written as a mixture of normals, which exact engines need."""
+        degrees = [_degrees_of_freedom(self.priors[name]) for name in self.design.x_names if self.exact]
+        return tuple(Mixture(column, nu) for column, nu in enumerate(degrees) if nu is not None)
+
+    def _auxiliary(self) -> tuple[tuple[str, Distribution], ...]:
+        """The family's own parameters that have no formula."""
+        if self.exact:
+            return ()
+        modelled = self.design.terms.predictors
+        return tuple((name, self.priors[name]) for name in self.family.parameters if name not in modelled)
+
+    @cached_property
+    def latent(self) -> LatentLayout:
+        """Where the group effects stand in the vector of all of them, for engines that keep the rows."""
+        return latent_layout(self.design)
 
     @property
     def has_sigma(self) -> bool:
-        """Whether the residual sd is estimated (it is not where `se()` gives it)."""
-        return self.design.se is None or self.design.se_sigma
+        """Whether the one residual sd of a Gaussian response is estimated (it is not where `se()` gives it)."""
+        return self.exact and (self.design.se is None or self.design.se_sigma)
 
     @cached_property
     def row_blocks(self) -> RowBlocks:
@@ -197,8 +235,12 @@ class Model:
 
     @property
     def _centre(self) -> Array:
-        centred = INTERCEPT in self.design.x_names and self.priors.matched_key(INTERCEPT) != INTERCEPT
-        return self.column_means if centred else np.zeros(len(self.design.x_names))
+        design = self.design
+        kept = np.zeros(len(design.x_names), dtype=bool)
+        for predictor, at in enumerate(design.intercepts):
+            if at is not None and self.priors.matched_key(design.x_names[at]) != design.x_names[at]:
+                kept |= design.x_predictor == predictor
+        return np.where(kept, self.column_means, 0.0) if kept.any() else np.zeros(len(kept))
 
     def _row_blocks(self, centre: Array) -> RowBlocks:
         design = self.design
@@ -213,7 +255,7 @@ class Model:
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """The names of `summary()`: coefficients, then sds, correlations and sigma."""
+        """The names of `summary()`: coefficients, then sds, correlations, sigma or the family's own parameters."""
         return (*self.design.x_names, *self.hyperparameters.names)
 
     def with_response(self, y: ArrayLike) -> Model:
@@ -224,9 +266,11 @@ class Model:
         if not np.isfinite(response).all():
             first = int(np.flatnonzero(~np.isfinite(response))[0])
             raise DataError(f"The new response is not finite in row {first}.")
+        check_response(response, self.design.trials, self.design.data.index, self.family)
         other = Model(replace(self.design, y=response), self.priors, self.family)
         other.__dict__["column_means"] = self.column_means
-        other.__dict__["row_blocks"] = self.row_blocks
+        if self.exact:
+            other.__dict__["row_blocks"] = self.row_blocks
         return other
 
     # -- doors to later rooms ---------------------------------------------------------------------------------------
@@ -237,22 +281,35 @@ class Model:
 
         return fit_model(self, **options)
 
-    def log_likelihood(self, params: Mapping[str, float]) -> float:
+    def log_likelihood(self, params: Mapping[str, float], nodes: int | None = None) -> float:
         """log p(y | coefficients, hyperparameters), the group effects integrated out.
 
         Parameters
         ----------
         params : mapping
             A value for every name of `parameter_names`: coefficients, sds, correlations, sigma.
+        nodes : int, optional
+            Quadrature nodes a group effect for responses that are not Gaussian, 1 for Laplace; chosen by a measured
+            gap where it is not given.
 
         Raises
         ------
         ModelError
             Where a value is missing or impossible.
         """
+        if not self.exact:
+            from partialpool.inference import likelihood
+
+            value: float = likelihood.log_likelihood(self, params, nodes=nodes)
+            return value
         from partialpool.inference.gaussian import log_likelihood
 
+        self._refuse_nodes(nodes)
         return log_likelihood(self, params)
+
+    def _refuse_nodes(self, nodes: int | None) -> None:
+        if nodes is not None:
+            raise ModelError("nodes= is for responses that need quadrature; with a Gaussian response leave it out.")
 
     def maximum_likelihood(
         self, reml: bool = False, nodes: int | None = None, threads: int | None = None
@@ -262,17 +319,28 @@ class Model:
         Parameters
         ----------
         reml : bool
-            Integrate the coefficients out under a flat prior (REML).
+            Integrate the coefficients out under a flat prior (REML); for a Gaussian response.
         nodes : int, optional
-            Quadrature nodes for other families; a Gaussian response is exact and takes none.
+            Quadrature nodes for other families (glmer's nAGQ; 1 is Laplace); a Gaussian response is exact and takes
+            none.
         threads : int, optional
             Cores to use; all by default.
         """
+        cores = threads or os.cpu_count() or 1
+        if not self.exact:
+            if reml:
+                raise ModelError(
+                    f"reml=True is for a Gaussian response with one sigma; this one is {self.family}"
+                    f"{' with a formula of sigma' * (self.family.name == 'gaussian')}; leave it out."
+                )
+            from partialpool.inference import likelihood
+
+            found: MaximumLikelihood = likelihood.maximum_likelihood(self, nodes=nodes, threads=cores)
+            return found
         from partialpool.inference.optimum import maximum_likelihood
 
-        if nodes is not None:
-            raise ModelError("nodes= is for responses that need quadrature; with a Gaussian response leave it out.")
-        return maximum_likelihood(self, reml=reml, threads=threads or os.cpu_count() or 1)
+        self._refuse_nodes(nodes)
+        return maximum_likelihood(self, reml=reml, threads=cores)
 
     def sample_prior(self, draws: int = 1000, seed: int | None = None) -> pandas.DataFrame:
         """Draws of every parameter from its prior: a data frame with a row a draw, a column a parameter."""
@@ -289,7 +357,8 @@ class Model:
     def __repr__(self) -> str:
         design = self.design
         factors = ", ".join(f"{factor.name} {len(factor.labels):,}" for factor in design.factors) or "no groups"
-        return f"Model: {design.terms.formula}\n{design.y.size:,} rows; {factors}; {self.family}"
+        counted = f"; {design.success!r} counts as success" if design.success is not None else ""
+        return f"Model: {design.terms.formula}\n{design.y.size:,} rows; {factors}; {self.family}{counted}"
 
 
 def _offsets(design: Design) -> list[int]:
@@ -300,108 +369,6 @@ def _offsets(design: Design) -> list[int]:
         out.append(used[group.factor])
         used[group.factor] += len(group.names)
     return out
-
-
-def correlation_slot(design: Design, group: GroupDesign) -> str:
-    """The name under which the prior of a term's correlations stands in the table."""
-    factor = design.factors[group.factor].name
-    twins = [g for g in design.groups if g.factor == group.factor and g.correlated and len(g.names) > 1]
-    return f"cor({factor})" if len(twins) == 1 else f"cor({','.join(group.names)}|{factor})"
-
-
-def prior_slots(design: Design) -> list[Slot]:
-    """The default priors, scaled by the data the model is built on (rows counted by their `weights`)."""
-    response = design.y if design.offset is None else design.y - design.offset
-    centre, spread = _moments(response, design)
-    spread = spread or 1.0
-    slots = []
-    for name in design.x_names:
-        if name == INTERCEPT:
-            default = Normal(_round_to(centre, spread), _round(2.5 * spread))
-            slots.append(Slot(name, "intercept", (), default, "at the mean of the predictors; mean(y), 2.5 sd(y)"))
-    if INTERCEPT in design.x_names:
-        for name, column in zip(design.x_names, design.x_columns, strict=True):
-            if name != INTERCEPT:
-                width = _moments(design.V[:, column], design)[1] or 1.0
-                default = Normal(0, _round(2.5 * spread / width))
-                slots.append(Slot(name, "coefficient", (), default, "2.5 sd(y) / sd(x)"))
-    else:
-        slots += _slots_without_intercept(design, response, centre, spread)
-    for group in design.groups:
-        slots += _group_slots(design, group, spread)
-    if design.se is None or design.se_sigma:
-        slots.append(Slot("sigma", "sigma", (), HalfStudentT(3, _round(2.5 * spread)), "2.5 sd(y)"))
-    return slots
-
-
-def _slots_without_intercept(design: Design, response: Array, centre: float, spread: float) -> list[Slot]:
-    """Priors of the coefficients of a formula without intercept.
-
-    The columns of a factor that takes the intercept's place are its cells' means: each has the prior of an intercept.
-    Other predictors carry the mean of the response too, so that root mean squares stand for sds.
-    """
-    cells = _cells(design)
-    size = float(np.sqrt(np.mean(response * response))) or 1.0
-    slots = []
-    for name, column in zip(design.x_names, design.x_columns, strict=True):
-        if name in cells:
-            default = Normal(_round_to(centre, spread), _round(2.5 * spread))
-            slots.append(Slot(name, "coefficient", (), default, "the mean of a cell; mean(y), 2.5 sd(y)"))
-            continue
-        values = design.V[:, column]
-        width = float(np.sqrt(np.mean(values * values))) if not cells else _moments(values, design)[1]
-        default = Normal(0, _round(2.5 * (spread if cells else size) / (width or 1.0)))
-        note = "2.5 sd(y) / sd(x)" if cells else "no intercept: 2.5 rms(y) / rms(x)"
-        slots.append(Slot(name, "coefficient", (), default, note))
-    return slots
-
-
-def _cells(design: Design) -> set[str]:
-    """Names of the indicator columns of one factor that add up to 1 in every row."""
-    by_factor: dict[str, list[tuple[str, int]]] = {}
-    for name, column in zip(design.x_names, design.x_columns, strict=True):
-        stem, bracket, _ = name.rpartition("[")
-        if bracket and ":" not in name:
-            by_factor.setdefault(stem, []).append((name, int(column)))
-    for columns in by_factor.values():
-        if np.all(design.V[:, [column for _, column in columns]].sum(axis=1) == 1):
-            return {name for name, _ in columns}
-    return set()
-
-
-def _group_slots(design: Design, group: GroupDesign, spread: float) -> list[Slot]:
-    factor = design.factors[group.factor].name
-    slots = []
-    for name, column in zip(group.names, group.columns, strict=True):
-        width = 1.0 if name == INTERCEPT else _moments(design.V[:, column], design)[1] or 1.0
-        note = "2.5 sd(y)" if name == INTERCEPT else "2.5 sd(y) / sd(x)"
-        default = HalfStudentT(3, _round(2.5 * spread / width))
-        slots.append(Slot(f"sd({name}|{factor})", "sd", (f"sd({factor})", "sd"), default, note))
-    if group.correlated and len(group.names) > 1:
-        keys = [f"cor({factor})", "cor"]
-        if len(group.names) == 2:  # the one correlation, as `summary` names it
-            keys.insert(0, f"cor({group.names[0]},{group.names[1]}|{factor})")
-        note = "every correlation matrix equally likely"
-        slots.append(Slot(correlation_slot(design, group), "cor", tuple(keys), LKJ(1), note))
-    return slots
-
-
-def _moments(values: Array, design: Design) -> tuple[float, float]:
-    """Mean and sd over the rows, a row of weight 2 counting as two."""
-    count = np.ones(values.size) if design.weights is None else design.weights
-    total = float(count.sum())
-    mean = float(count @ values) / total
-    return mean, math.sqrt(float(count @ (values - mean) ** 2) / max(total - 1, 1.0))
-
-
-def _round(value: float) -> float:
-    """Three significant digits: a default prior that can be read, and typed again."""
-    return float(f"{value:.3g}")
-
-
-def _round_to(value: float, spread: float) -> float:
-    """`value` to a hundredth of `spread` or so: short, yet as near as the prior's scale can tell."""
-    return round(value, max(0, 2 - math.floor(math.log10(spread)))) if spread < 100 else float(round(value))
 
 
 def _refuse_improper(design: Design, priors: PriorTable) -> None:

@@ -408,3 +408,48 @@ def test_table_is_an_immutable_mapping_and_round_trips():
 def test_slot_of_an_unknown_kind():
     with pytest.raises(PriorError, match="none of"):
         Slot("x", "slope", (), Normal(0, 1))
+
+
+OWN = (
+    Slot("sigma.Intercept", "intercept", (), Normal(0, 2.5), "", "sigma."),
+    Slot("sigma.x", "coefficient", (), Normal(0, 1), "", "sigma."),
+    Slot("nu", "family", (), Gamma(2, 0.1)),
+)
+
+
+def test_keys_of_a_parameter_with_a_formula():
+    table = resolve_priors({"beta": Normal(0, 7), "sigma.beta": "Normal(0, 3)"}, [*SLOTS[:3], *OWN])
+    assert table["Days"] == Normal(0, 7)
+    assert table["sigma.x"] == Normal(0, 3)
+    assert table.matched_key("sigma.x") == "sigma.beta"
+    assert table["sigma.Intercept"] == Normal(0, 2.5)
+    written = resolve_priors({"sigma.Intercept": Normal(1, 1)}, [*SLOTS, *OWN])
+    assert written.matched_key("sigma.Intercept") == "sigma.Intercept"
+    assert written.note("sigma.Intercept") == "as written in the formula"
+    assert written.matched_key("Intercept") is None
+    centered = resolve_priors({"sigma.Intercept(centered)": Normal(1, 1)}, [*SLOTS, *OWN])
+    assert centered.note("sigma.Intercept") == "at the mean of the predictors"
+    assert PriorTable.from_json(json.loads(json.dumps(centered.to_json()))) == centered
+    with pytest.raises(PriorError, match=r"'sigma.Intercept' and 'sigma.Intercept\(centered\)', which are one"):
+        resolve_priors({"sigma.Intercept": Normal(0, 1), "sigma.Intercept(centered)": Normal(0, 1)}, OWN)
+
+
+def test_a_table_of_an_older_file_is_read():
+    rows = resolve_priors(None, SLOTS).to_json()
+    for row in rows:
+        del row["prefix"]
+    assert PriorTable.from_json(rows).slots == SLOTS
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (Normal(0, 5), r"'nu' is a positive parameter of the family.*write HalfNormal\(5\)"),
+        (Flat(), r"A flat prior on 'nu' has no proper posterior.*the default, Gamma\(2, 0.1\)"),
+        (LKJ(2), r"write HalfNormal\(1\)"),
+    ],
+)
+def test_a_parameter_of_a_family_is_positive_and_proper(prior, words):
+    with pytest.raises(PriorError, match=words):
+        resolve_priors({"nu": prior}, OWN)
+    assert resolve_priors({"nu": Uniform(1, 60)}, OWN)["nu"] == Uniform(1, 60)

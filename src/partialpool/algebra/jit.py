@@ -57,10 +57,12 @@ class _Options(NamedTuple):
 
     fastmath: tuple[str, ...] | bool
     variant: str
+    inline: bool = False
 
     def for_numba(self) -> dict[str, Any]:
         fastmath = set(self.fastmath) if isinstance(self.fastmath, tuple) else self.fastmath
-        return {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
+        options = {"nogil": True, "error_model": "numpy", "boundscheck": False, "fastmath": fastmath}
+        return {**options, "forceinline": True} if self.inline else options
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -183,8 +185,8 @@ def kernel(
 @overload
 def helper(function: Function, /) -> Function: ...
 @overload
-def helper(*, fastmath: bool | Iterable[str] = False) -> Callable[[Function], Function]: ...
-def helper(function: Any = None, /, *, fastmath: bool | Iterable[str] = False) -> Any:
+def helper(*, fastmath: bool | Iterable[str] = False, inline: bool = False) -> Callable[[Function], Function]: ...
+def helper(function: Any = None, /, *, fastmath: bool | Iterable[str] = False, inline: bool = False) -> Any:
     """Declare a function that kernels call and that is compiled into them, never alone.
 
     It has no types of its own: it takes those of each caller. It may be defined in any module.
@@ -193,6 +195,9 @@ def helper(function: Any = None, /, *, fastmath: bool | Iterable[str] = False) -
     ----------
     fastmath : bool or iterable of str
         As for `kernel`; the caller's own freedoms do not reach into a helper.
+    inline : bool
+        Always merge it into its callers. A loop around a call cannot become vector instructions; the compiler merges
+        small helpers by itself, large ones only so.
 
     Examples
     --------
@@ -203,7 +208,7 @@ def helper(function: Any = None, /, *, fastmath: bool | Iterable[str] = False) -
     >>> squared(3.0)
     9.0
     """
-    options = _Options(_as_key(fastmath), "")
+    options = _Options(_as_key(fastmath), "", inline)
     if function is not None:
         return _Helper(function, options)
     return lambda python_function: _Helper(python_function, options)

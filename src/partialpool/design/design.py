@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.design.checks import check_columns, moments
-from partialpool.design.encoding import Encoding, evaluate, learn
+from partialpool.design.encoding import Encoding, learn
 from partialpool.design.factors import (
     Codes,
     Labels,
@@ -21,12 +21,25 @@ from partialpool.design.factors import (
     match_combinations,
     match_ids,
 )
-from partialpool.design.frame import check_finite, drop_missing, missing_values, numeric_values, read_frame, row_names
+from partialpool.design.frame import check_finite, drop_missing, missing_values, read_frame, row_names
+from partialpool.design.response import (
+    bare_column,
+    check_additions,
+    read_offset,
+    read_outcome,
+    read_positive,
+    read_response,
+    read_trials,
+)
 from partialpool.errors import DataError, FormulaError, did_you_mean
-from partialpool.spec.formula import GroupTerm, Terms, parse_formula, quote_name, variables_of
+from partialpool.spec.families import resolve_family
+from partialpool.spec.formula import Terms, variables_of
+from partialpool.spec.predictors import read_terms
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from partialpool.spec.families import Family
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -56,13 +69,14 @@ class GroupFactor:
 
 @dataclass(frozen=True, eq=False)
 class GroupDesign:
-    """One group term: which factor, and which columns of V vary by its groups."""
+    """One group term: which factor, which columns of V vary by its groups, and in which linear predictor."""
 
     text: str
     factor: int
     columns: Positions
     names: tuple[str, ...]
     correlated: bool
+    predictor: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +88,7 @@ class NewRows:
     V : (n, m); columns that only group terms of factors not asked for need are nan.
     codes : per factor the group (n,) of each row, -1 where the fit has not seen it; None for a factor not asked for.
     labels : per factor the ids (n,) as text; None for a factor not asked for.
-    offset, se, weights, precision, y : (n,) or None.
+    offset, se, weights, precision, y, trials : (n,) or None.
     index : the labels of the new rows.
     """
 
@@ -87,6 +101,7 @@ class NewRows:
     precision: Vector | None
     y: Vector | None
     index: pd.Index[Any]
+    trials: Vector | None = None
 
     @property
     def n_rows(self) -> int:
@@ -105,7 +120,10 @@ class Design:
     V : (n, m) every distinct numeric column of the common part and of the group terms, once.
     v_names, x_columns, x_names : names of V's columns; which of them are the common part (p,), and their names.
     groups : the group terms. factors : their grouping factors, each once.
-    offset, se, weights, precision : (n,) or None. se_sigma : whether sigma is added to se.
+    offset, se, weights, precision, trials : (n,) or None. se_sigma : whether sigma is added to se.
+    success, failure : the categories that count as 1 and 0 where the response is one of two categories, else None.
+    x_predictor : (p,) the linear predictor that each coefficient belongs to, 0 for the mean's, 1 for that of the
+        parameter with a formula of its own, whose names bear a prefix: ``sigma.x``.
     rows : (n,) positions of the kept rows in the data given. n_dropped : how many were dropped for missing values.
     dropped_by : missing values by column. data : the columns used, kept rows.
     """
@@ -130,6 +148,25 @@ class Design:
     data: pd.DataFrame
     encoding: Encoding = field(repr=False, default=None)  # type: ignore[assignment]
     levels: dict[str, Levels] = field(repr=False, default_factory=dict)
+    trials: Vector | None = None
+    success: str | None = None
+    failure: str | None = None
+    x_predictor: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        if len(self.x_predictor) != len(self.x_names):
+            object.__setattr__(self, "x_predictor", np.zeros(len(self.x_names), dtype=np.int64))
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """By linear predictor, what its names begin with: nothing for the mean, ``sigma.`` for sigma."""
+        return self.terms.prefixes
+
+    @property
+    def intercepts(self) -> tuple[int | None, ...]:
+        """By linear predictor, the position of its intercept among the coefficients, or None."""
+        names = [f"{prefix}Intercept" for prefix in self.prefixes]
+        return tuple(self.x_names.index(name) if name in self.x_names else None for name in names)
 
     def __repr__(self) -> str:
         groups = "".join(f", {factor.name} {len(factor.labels)}" for factor in self.factors)
@@ -162,8 +199,8 @@ class Design:
         [-1]
         """
         asked = self._asked(factors)
-        texts = [self.terms.common]
-        for term, group in zip(self.terms.groups, self.groups, strict=True):
+        texts = [self.terms.common, *(part.common for part in self.terms.predictors.values())]
+        for term, group in zip(self.terms.all_groups, self.groups, strict=True):
             if self.factors[group.factor].name in asked:
                 texts.append(term.effects)
         ids = list(dict.fromkeys(name for factor in self.factors if factor.name in asked for name in factor.variables))
@@ -176,24 +213,32 @@ class Design:
         frame = read_frame(
             new_data,
             wanted,
-            optional=[name for text in extras.values() if text for name in variables_of(text)],
+            optional=[name for text in (*extras.values(), left.trials) if text for name in variables_of(text)],
             new=True,
         )
         _refuse_missing(frame, wanted)
         codes, labels = self._match(frame, asked)
         given = {
-            kind: _positive(text, frame, kind) if text and set(variables_of(text)) <= set(frame.columns) else None
+            kind: read_positive(text, frame, kind) if text and set(variables_of(text)) <= set(frame.columns) else None
             for kind, text in extras.items()
         }
         return NewRows(
             V=self.encoding.encode(frame, texts),
             codes=codes,
             labels=labels,
-            offset=_offset(self.terms.offsets, frame),
-            y=_response(left.expression, frame) if response else None,
+            offset=read_offset(self.terms.offsets, frame),
+            y=read_response(left.expression, frame, self.success, self.failure) if response else None,
             index=frame.index,
+            trials=self._new_trials(frame),
             **given,
         )
+
+    def _new_trials(self, frame: pd.DataFrame) -> Vector | None:
+        """Trials of new rows: those that the formula names where their columns are there; one each without them."""
+        text = self.terms.response.trials
+        if text is not None:
+            return read_trials(text, frame) if set(variables_of(text)) <= set(frame.columns) else None
+        return None if self.trials is None else np.ones(len(frame))
 
     def _asked(self, factors: Sequence[str] | None) -> set[str]:
         names = [factor.name for factor in self.factors]
@@ -237,14 +282,14 @@ class Design:
         return design_from_state(state)
 
 
-def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> Design:
+def build_design(terms: Terms | str, data: Any, *, family: str | Family = "gaussian") -> Design:
     """Read the columns that a formula names and turn them into the arrays of a model.
 
     Parameters
     ----------
-    terms : what :func:`parse_formula` made, or the formula's text.
+    terms : the formula's text, or what :func:`parse_formula` or :func:`partialpool.formula` made of it.
     data : a pandas, polars or pyarrow table, a dict of arrays, a list of records, or the path of a CSV or Parquet file.
-    family : name of the response's family; checks that belong to the Gaussian family alone are made for it alone.
+    family : the response's family, or its name: it decides what a response may be and how it is coded.
 
     Returns
     -------
@@ -253,7 +298,9 @@ def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> 
     Raises
     ------
     DataError
-        If the data do not fit the formula: the message names the column, the rows and the mend.
+        If the data do not fit the formula or the family: the message names the column, the rows and the mend.
+    ModelError
+        If the formula asks for what the family has not: trials, standard errors, a formula of a parameter.
 
     Examples
     --------
@@ -261,8 +308,8 @@ def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> 
     >>> design.x_names, design.factors[0].labels.tolist()
     (('Intercept', 'x'), ['a', 'b'])
     """
-    if isinstance(terms, str):
-        terms = parse_formula(terms)
+    terms, family = read_terms(terms), resolve_family(family)
+    check_additions(terms, family)
     frame = read_frame(data, _used_columns(terms))
     n_given = len(frame)
     if n_given == 0:
@@ -272,27 +319,26 @@ def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> 
         counts = ", ".join(f"{name!r} lacks {count}" for name, count in dropped_by.items())
         raise DataError(f"Every one of the {n_given} rows has a missing value ({counts}), so that none is left.")
     left = terms.response
-    y = _response(left.expression, frame)
-    _check_response(y, left.expression, family)
-    encoding, V = learn(frame, [terms.common, *(term.effects for term in terms.groups)], caret="^" in terms.formula)
+    outcome = read_outcome(terms, frame, family)
+    encoding, V = learn(frame, _texts(terms), caret="^" in terms.formula)
     factors, levels, place = _factors(terms, frame)
-    groups = tuple(_group(term, place[term.variables], encoding) for term in terms.groups)
-    _check_overlap(groups, factors)
-    common = encoding.pieces[terms.common]
+    groups = _groups(terms, place, encoding)
+    _check_overlap(groups, factors, terms.prefixes)
+    x_columns, x_names, x_predictor = _common(terms, encoding)
     design = Design(
         terms=terms,
-        y=y,
+        y=outcome.y,
         V=V,
         v_names=encoding.names,
-        x_columns=common.columns,
-        x_names=common.names,
+        x_columns=x_columns,
+        x_names=x_names,
         groups=groups,
         factors=factors,
-        offset=_offset(terms.offsets, frame),
-        se=_positive(left.se, frame, "se"),
+        offset=read_offset(terms.offsets, frame),
+        se=read_positive(left.se, frame, "se"),
         se_sigma=left.se_sigma,
-        weights=_positive(left.weights, frame, "weights"),
-        precision=_positive(left.precision, frame, "precision"),
+        weights=read_positive(left.weights, frame, "weights"),
+        precision=read_positive(left.precision, frame, "precision"),
         n_rows=len(frame),
         n_dropped=n_given - len(frame),
         rows=rows,
@@ -300,8 +346,13 @@ def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> 
         data=frame,
         encoding=encoding,
         levels=levels,
+        trials=outcome.trials,
+        success=outcome.success,
+        failure=outcome.failure,
+        x_predictor=x_predictor,
     )
-    if bare_column(left.expression) in common.names:
+    own = bare_column(left.expression)
+    if own in x_names or any(f"{prefix}{own}" in x_names for prefix in design.prefixes[1:]):
         raise FormulaError(
             f"The response {left.expression!r} is among its own predictors; take it out of the right side."
         )
@@ -310,12 +361,18 @@ def build_design(terms: Terms | str, data: Any, *, family: str = "gaussian") -> 
     return design
 
 
+def _texts(terms: Terms) -> list[str]:
+    """The right-hand sides: the common part of each linear predictor, then the effects of the group terms."""
+    parts = terms.predictors.values()
+    return [terms.common, *(part.common for part in parts), *(term.effects for term in terms.all_groups)]
+
+
 def _used_columns(terms: Terms) -> list[str]:
     left = terms.response
-    texts = [left.expression, terms.common, *(term.effects for term in terms.groups), *terms.offsets]
+    texts = [left.expression, *_texts(terms), *terms.offsets]
     texts += [text for text in (left.se, left.weights, left.precision, left.trials) if text]
     names = [name for text in texts for name in variables_of(text)]
-    return list(dict.fromkeys([*names, *(name for term in terms.groups for name in term.variables)]))
+    return list(dict.fromkeys([*names, *(name for term in terms.all_groups for name in term.variables)]))
 
 
 def _refuse_missing(frame: pd.DataFrame, names: Sequence[str]) -> None:
@@ -326,80 +383,6 @@ def _refuse_missing(frame: pd.DataFrame, names: Sequence[str]) -> None:
             raise DataError(f"The new data have no value of {name!r} in {where}; fill it in or drop the rows.")
 
 
-def _value(expression: str, frame: pd.DataFrame, what: str) -> NDArray[Any]:
-    """The numbers that an expression gives in each row."""
-    import pandas as pd
-
-    column = bare_column(expression)
-    if column is not None:
-        return numeric_values(frame[column], column, what)
-    names = variables_of(expression)
-    try:
-        value = evaluate(expression, {name: frame[name] for name in names})
-    except Exception as error:  # whatever a user's expression raises
-        raise DataError(f"{what} {expression!r} cannot be computed: {error}") from error
-    if np.ndim(value) == 0:
-        value = np.full(len(frame), value)
-    return numeric_values(pd.Series(value), expression, what)
-
-
-def bare_column(expression: str) -> str | None:
-    """The column where an expression is nothing but one, else None."""
-    names = variables_of(expression)
-    return names[0] if len(names) == 1 and expression in (names[0], quote_name(names[0])) else None
-
-
-def _floats(values: NDArray[Any], name: str, frame: pd.DataFrame) -> Vector:
-    check_finite(values, name, frame.index)
-    return np.ascontiguousarray(values, dtype=np.float64)
-
-
-def _response(expression: str, frame: pd.DataFrame) -> Vector:
-    return _floats(_value(expression, frame, "The response"), expression, frame)
-
-
-def _check_response(y: Vector, name: str, family: str) -> None:
-    if family != "gaussian":
-        return
-    if len(y) == 1:
-        raise DataError(f"There is one row only, so that nothing can be learned about how {name!r} varies.")
-    if y.min() == y.max():
-        raise DataError(f"The response {name!r} is constant, {y[0]:.6g} in every row; there is nothing to explain.")
-
-
-def _offset(expressions: Sequence[str], frame: pd.DataFrame) -> Vector | None:
-    total: Vector | None = None
-    for expression in expressions:
-        values = _floats(_value(expression, frame, "The offset"), expression, frame)
-        total = values if total is None else total + values
-    return total
-
-
-MENDS = {
-    "se": "a standard error is above 0; if it is unknown, drop the row or leave out se()",
-    "weights": "a weight is at least 0; to leave a row out, drop it",
-    "precision": "a precision is above 0: it is 1 over a variance",
-}
-
-
-def _positive(expression: str | None, frame: pd.DataFrame, kind: str) -> Vector | None:
-    """Known standard errors, weights or precisions, checked."""
-    if expression is None:
-        return None
-    if len(frame):
-        for name in variables_of(expression):
-            if (gaps := missing_values(frame[name])) is not None:
-                raise DataError(f"{kind} {name!r} has no value in {row_names(np.flatnonzero(gaps), frame.index)}.")
-    values = _floats(_value(expression, frame, kind), expression, frame)
-    bad = np.flatnonzero(values < 0 if kind == "weights" else values <= 0)
-    if len(bad):
-        sign = "negative" if values[bad[0]] < 0 else "zero"
-        raise DataError(f"{kind}({expression}) is {sign} in {row_names(bad, frame.index)}; {MENDS[kind]}.")
-    if kind == "weights" and not values.any():
-        raise DataError(f"weights({expression}) are 0 in every row, so that no row counts.")
-    return values
-
-
 def _factors(
     terms: Terms, frame: pd.DataFrame
 ) -> tuple[tuple[GroupFactor, ...], dict[str, Levels], dict[tuple[str, ...], int]]:
@@ -408,7 +391,7 @@ def _factors(
     levels: dict[str, Levels] = {}
     place: dict[tuple[str, ...], int] = {}
     factors: list[GroupFactor] = []
-    for term in terms.groups:
+    for term in terms.all_groups:
         if term.variables in place:
             continue
         for name in term.variables:
@@ -422,13 +405,31 @@ def _factors(
     return tuple(factors), levels, place
 
 
-def _group(term: GroupTerm, factor: int, encoding: Encoding) -> GroupDesign:
-    piece = encoding.pieces[term.effects]
-    return GroupDesign(term.text, factor, piece.columns, piece.names, term.correlated)
+def _groups(terms: Terms, place: dict[tuple[str, ...], int], encoding: Encoding) -> tuple[GroupDesign, ...]:
+    """The group terms of all linear predictors; names of a parameter's own bear its prefix."""
+    parts = [terms.groups, *(part.groups for part in terms.predictors.values())]
+    out = []
+    for predictor, (prefix, groups) in enumerate(zip(terms.prefixes, parts, strict=True)):
+        for term in groups:
+            piece = encoding.pieces[term.effects]
+            names = tuple(f"{prefix}{name}" for name in piece.names)
+            factor = place[term.variables]
+            out.append(GroupDesign(term.text, factor, piece.columns, names, term.correlated, predictor))
+    return tuple(out)
 
 
-def _check_overlap(groups: Sequence[GroupDesign], factors: Sequence[GroupFactor]) -> None:
-    """Two terms on one factor may not share a column."""
+def _common(terms: Terms, encoding: Encoding) -> tuple[Positions, tuple[str, ...], Positions]:
+    """Columns, names and linear predictor of the coefficients."""
+    texts = [terms.common, *(part.common for part in terms.predictors.values())]
+    pieces = [encoding.pieces[text] for text in texts]
+    names = [f"{prefix}{name}" for prefix, piece in zip(terms.prefixes, pieces, strict=True) for name in piece.names]
+    counts = [len(piece.names) for piece in pieces]
+    columns = pieces[0].columns if len(pieces) == 1 else np.concatenate([piece.columns for piece in pieces])
+    return columns, tuple(names), np.repeat(np.arange(len(pieces)), counts)
+
+
+def _check_overlap(groups: Sequence[GroupDesign], factors: Sequence[GroupFactor], prefixes: Sequence[str]) -> None:
+    """Two terms on one factor may not share a column in one linear predictor."""
     seen: dict[tuple[int, str], GroupDesign] = {}
     for group in groups:
         for name in group.names:
@@ -436,10 +437,11 @@ def _check_overlap(groups: Sequence[GroupDesign], factors: Sequence[GroupFactor]
             if first is group:
                 continue
             factor = factors[group.factor].name
-            later = [slope for slope in group.names if slope != "Intercept"]
+            plain, *names = (own.removeprefix(prefixes[group.predictor]) for own in (name, *group.names))
+            later = [slope for slope in names if slope != "Intercept"]
             mend = (
                 f"write (0 + {' + '.join(later)} | {factor})"
-                if name == "Intercept" and later
+                if plain == "Intercept" and later
                 else "keep it in one of them"
             )
             raise FormulaError(f"{first.text} and {group.text} both let {name!r} vary by {factor!r}; {mend}.")
@@ -449,12 +451,17 @@ def _check_predictors(design: Design) -> None:
     found = moments(design.V)
     for column in np.flatnonzero(~np.isfinite(found.mean)):
         check_finite(design.V[:, column], design.v_names[column], design.data.index)
-    check_columns(design.V, found, design.x_columns, design.x_names, "the common part")
+    wheres = ["the common part", *(f"the formula of {name}" for name in design.terms.predictors)]
+    names = np.array([design.v_names[column] for column in design.x_columns], dtype=object)
+    for predictor, where in enumerate(wheres):
+        own = design.x_predictor == predictor
+        check_columns(design.V, found, design.x_columns[own], names[own].tolist(), where)
     for group in design.groups:
-        check_columns(design.V, found, group.columns, group.names, f"the group term {group.text}")
+        listed = [design.v_names[column] for column in group.columns]
+        check_columns(design.V, found, group.columns, listed, f"the group term {group.text}")
 
 
-def _check_groups(design: Design, family: str) -> None:
+def _check_groups(design: Design, family: Family) -> None:
     for group in design.groups:
         factor = design.factors[group.factor]
         if len(factor.labels) == 1:
@@ -463,7 +470,8 @@ def _check_groups(design: Design, family: str) -> None:
                 f"cannot be learned from one; leave out {group.text}."
             )
         saturated = len(factor.labels) * len(group.names) >= design.n_rows
-        if family == "gaussian" and saturated and (len(group.names) > 1 or group.names == ("Intercept",)):
+        alone = len(group.names) > 1 or group.names == ("Intercept",)
+        if family.name == "gaussian" and group.predictor == 0 and saturated and alone:
             _check_residual(design, factor, group)
 
 

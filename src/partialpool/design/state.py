@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.design.design import Design, GroupDesign, GroupFactor, bare_column
+from partialpool.design.design import Design, GroupDesign, GroupFactor
 from partialpool.design.encoding import Encoding, Piece, Source, fill_plain, rebuild_specs
 from partialpool.design.factors import Labels, Levels, join_labels, texts
+from partialpool.design.response import bare_column
 from partialpool.errors import StorageError
-from partialpool.spec.formula import parse_formula
+from partialpool.spec.predictors import formula
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-ROW_VECTORS = ("y", "offset", "se", "weights", "precision")
+ROW_VECTORS = ("y", "offset", "se", "weights", "precision", "trials")
 
 
 def design_to_state(design: Design, *, rows: bool) -> dict[str, Any]:
@@ -26,12 +27,16 @@ def design_to_state(design: Design, *, rows: bool) -> dict[str, Any]:
     arrays: dict[str, NDArray[Any]] = {}
     content: dict[str, Any] = {
         "version": VERSION,
-        "formula": design.terms.formula,
+        "formula": design.terms.main,
+        "predictors": {name: part.formula for name, part in design.terms.predictors.items()},
         "encoding": _encoding_to_json(design.encoding),
         "x_columns": design.x_columns.tolist(),
         "x_names": list(design.x_names),
+        "x_predictor": design.x_predictor.tolist(),
+        "success": design.success,
+        "failure": design.failure,
         "groups": [
-            [group.text, group.factor, group.columns.tolist(), list(group.names), group.correlated]
+            [group.text, group.factor, group.columns.tolist(), list(group.names), group.correlated, group.predictor]
             for group in design.groups
         ],
         "factors": [[factor.name, list(factor.variables)] for factor in design.factors],
@@ -62,7 +67,7 @@ def design_from_state(state: Mapping[str, Any]) -> Design:
             f"The design was written by a later version of partialpool (layout {content['version']}, this one reads "
             f"{VERSION}); upgrade partialpool."
         )
-    terms = parse_formula(content["formula"])
+    terms = formula(content["formula"], **content.get("predictors", {}))  # older files have no such key
     encoding = _encoding_from_json(content["encoding"])
     levels = {
         name: Levels(name, _labels_from_array(arrays[f"levels.{position}"]), integer)
@@ -75,7 +80,8 @@ def design_from_state(state: Mapping[str, Any]) -> Design:
     )
     kept = arrays["rows"] if rows and rows["dropped"] else np.arange(content["n_rows"] if rows else 0, dtype=np.int64)
     data = _data(rows, arrays, factors, levels, kept) if rows else _no_data(content["columns"])
-    vectors: dict[str, Any] = {name: _vector(name, content, arrays, data, terms) for name in ROW_VECTORS}
+    coded = content.get("success") is not None
+    vectors: dict[str, Any] = {name: _vector(name, content, arrays, data, terms, coded) for name in ROW_VECTORS}
     return Design(
         terms=terms,
         V=_matrix(encoding, arrays, data) if rows else np.empty((0, len(encoding.names))),
@@ -83,8 +89,8 @@ def design_from_state(state: Mapping[str, Any]) -> Design:
         x_columns=np.array(content["x_columns"], dtype=np.int64),
         x_names=tuple(content["x_names"]),
         groups=tuple(
-            GroupDesign(text, factor, np.array(columns, dtype=np.int64), tuple(names), correlated)
-            for text, factor, columns, names, correlated in content["groups"]
+            GroupDesign(text, factor, np.array(columns, dtype=np.int64), tuple(names), correlated, *predictor)
+            for text, factor, columns, names, correlated, *predictor in content["groups"]
         ),
         factors=factors,
         se_sigma=terms.response.se_sigma,
@@ -95,6 +101,9 @@ def design_from_state(state: Mapping[str, Any]) -> Design:
         data=data,
         encoding=encoding,
         levels=levels,
+        success=content.get("success"),
+        failure=content.get("failure"),
+        x_predictor=np.array(content.get("x_predictor", []), dtype=np.int64),
         **vectors,
     )
 
@@ -216,7 +225,7 @@ def _rows_to_state(design: Design, arrays: dict[str, NDArray[Any]]) -> dict[str,
         arrays["V"] = np.ascontiguousarray(design.V[:, computed])
     for name in ROW_VECTORS:
         values = getattr(design, name)
-        if values is not None and _stored_in(name, design.terms) is None:
+        if values is not None and _stored_in(name, design.terms, design.success is not None) is None:
             arrays[name] = values
     columns = [
         _column_to_state(design.data[name], position, design, arrays)
@@ -232,8 +241,10 @@ def _computed_columns(encoding: Encoding) -> list[int]:
     return [column for column in range(len(encoding.names)) if column not in plain]
 
 
-def _stored_in(name: str, terms: Any) -> str | None:
-    """The data's column that holds a row vector as it is."""
+def _stored_in(name: str, terms: Any, coded: bool) -> str | None:
+    """The data's column that holds a row vector as it is; `coded`: the response was made of two categories."""
+    if name == "y" and coded:
+        return None
     if name == "offset":
         return bare_column(terms.offsets[0]) if len(terms.offsets) == 1 else None
     expression = terms.response.expression if name == "y" else getattr(terms.response, name)
@@ -241,13 +252,18 @@ def _stored_in(name: str, terms: Any) -> str | None:
 
 
 def _vector(
-    name: str, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], data: pd.DataFrame, terms: Any
+    name: str,
+    content: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    data: pd.DataFrame,
+    terms: Any,
+    coded: bool,
 ) -> NDArray[np.float64] | None:
     if name not in content["present"]:
         return None
     if not content["rows"]:
         return np.empty(0)
-    column = _stored_in(name, terms)
+    column = _stored_in(name, terms, coded)
     return arrays[name] if column is None else np.ascontiguousarray(data[column].to_numpy(), dtype=np.float64)
 
 

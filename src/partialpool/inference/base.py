@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ class Settings:
 
     draws : equally weighted draws to return. ess : effective sample size asked of every hyperparameter.
     seed : of every random number. threads : cores to use. progress : True, False, or None (shown past two seconds).
+    parameterization : by factor or group term, of NUTS on the whole model; see `inference.parameterization`.
     """
 
     draws: int = 4000
@@ -30,6 +32,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     progress: bool | None = None
+    parameterization: Mapping[str, str | float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Accuracy:
     rhat : by parameter, where chains were run. divergences : their number, or None.
     steps : what was tried on the way, in order. notes : what the user should know.
     seconds : wall time of the engine.
+    quadrature_error : spread over the posterior of the error that quadrature leaves in the log density, or None.
+    worst_groups : the groups where that error is largest.
+    parameterization : by group term "centered", "non-centered" or a number between, for NUTS on the whole model.
     """
 
     engine: str
@@ -61,6 +67,9 @@ class Accuracy:
     steps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    quadrature_error: float | None = None
+    worst_groups: dict[str, float] | None = None
+    parameterization: dict[str, str] | None = None
 
     @property
     def checks(self) -> dict[str, bool]:
@@ -70,6 +79,8 @@ class Accuracy:
             out["the tail of the importance weights is light: Pareto k below 0.7"] = self.pareto_k < GOOD_K
         if self.surrogate_error is not None:
             out["the interpolated log density is as good as exact: error below 0.05"] = self.surrogate_error < 0.05
+        if self.quadrature_error is not None:
+            out["quadrature over the groups is as good as exact: error below 0.05"] = self.quadrature_error < 0.05
         if self.rhat:
             out["the chains agree: every R-hat at most 1.01"] = max(self.rhat.values()) <= MAX_RHAT
         if self.divergences is not None:
@@ -90,6 +101,11 @@ class Accuracy:
             lines.append(f"Pareto k of the weights: {self.pareto_k:.2f} ({verdict})")
         if self.surrogate_error is not None:
             lines.append(f"Interpolated log density: error {self.surrogate_error:.3f} on nodes held out")
+        if self.quadrature_error is not None:
+            lines.append(f"Quadrature over the groups: error {self.quadrature_error:.1g} in the log density")
+        if self.parameterization:
+            told = ", ".join(f"{term} {how}" for term, how in self.parameterization.items())
+            lines.append(f"Parameterization: {told}")
         if self.rhat:
             lines.append(f"R-hat: at most {max(self.rhat.values()):.3f}")
         if self.divergences is not None:
@@ -117,6 +133,8 @@ class Result:
     chains : number of chains in which the nodes are stored one after another; 0 for weighted nodes.
     effects : (D, effects) draws of the group effects, for an engine that samples them; None where they are integrated
         out. In the internal order, see `Structure.effects_of`.
+    root, draws_root : (K, root) and (D, root) effects of the factors that are not integrated out, at the nodes and of
+        the draws, for an engine that integrates only the leaf's; None else. quadrature_nodes : of the leaf.
     """
 
     theta: Array
@@ -131,6 +149,9 @@ class Result:
     chains: int = 0
     effects: Array | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+    root: Array | None = None
+    draws_root: Array | None = None
+    quadrature_nodes: int = 0
 
 
 class Engine(Protocol):

@@ -23,9 +23,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.model import INTERCEPT, Model
+from partialpool.model import Model
 from partialpool.spec.covariance import TermCovariance
 from partialpool.spec.hyperparameters import TermLayout
+from partialpool.spec.priors import INTERCEPT
 
 Array = NDArray[np.float64]
 

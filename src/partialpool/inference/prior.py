@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.design.predictor import factor_columns, row_variance
+from partialpool.design.latent import LatentLayout
+from partialpool.design.predictor import factor_columns, factor_predictors, row_variance
 from partialpool.errors import ModelError, PriorError
 from partialpool.model import Model
 
 if TYPE_CHECKING:
     import pandas
+
+    from partialpool.algebra.structure import Structure
 
 Array = NDArray[np.float64]
 
@@ -113,14 +116,20 @@ def draw_parameters(model: Model, draws: int, rng: np.random.Generator) -> tuple
 def _simulate(model: Model, rng: np.random.Generator) -> Simulation:
     theta, gamma = draw_parameters(model, 1, rng)
     effects = _draw_effects(model, theta, rng)
+    if not model.exact:
+        return Simulation(theta[0], gamma[0], effects, simulate_response(model, theta[0], gamma[0], effects, rng))
     mean = linear_predictor(model, gamma[0], effects)
     y = mean + row_sd(model, theta) * rng.standard_normal(mean.size)
     return Simulation(theta[0], gamma[0], effects, y)
 
 
+def _layout(model: Model) -> Structure | LatentLayout:
+    return model.row_blocks.structure if model.exact else model.latent
+
+
 def _draw_effects(model: Model, theta: Array, rng: np.random.Generator) -> Array:
     """Group effects from the population of groups, in the internal order."""
-    structure, hyper = model.row_blocks.structure, model.hyperparameters
+    structure, hyper = _layout(model), model.hyperparameters
     lams = hyper.factors(theta)[0]
     effects = np.empty(structure.n_effects)
     for factor, (width, groups) in enumerate(zip(structure.widths, structure.sizes, strict=True)):
@@ -130,17 +139,53 @@ def _draw_effects(model: Model, theta: Array, rng: np.random.Generator) -> Array
     return effects
 
 
-def linear_predictor(model: Model, gamma: Array, effects: Array) -> Array:
-    """The mean of every row given coefficients gamma and group effects (internal order), offset included."""
-    design, structure = model.design, model.row_blocks.structure
-    mean = np.zeros(design.y.size) if design.offset is None else design.offset.astype(float)
+def linear_predictor(model: Model, gamma: Array, effects: Array, predictor: int = 0) -> Array:
+    """The linear predictor of every row given coefficients gamma and group effects (internal order), offset included.
+
+    predictor : which, where a parameter of the family has one of its own; the first is the mean's.
+    """
+    design, structure = model.design, _layout(model)
+    if predictor == 0 and design.offset is not None:
+        eta = design.offset.astype(float)
+    else:
+        eta = np.zeros(design.y.size)
     beta = model.coefficients.to_public(gamma)
-    for column, value in zip(design.x_columns, beta, strict=True):
-        mean += value * design.V[:, column]
+    for column, value, own in zip(design.x_columns, beta, design.x_predictor, strict=True):
+        if own == predictor:
+            eta += value * design.V[:, column]
+    predictors = factor_predictors(design)
     for factor, columns in enumerate(factor_columns(design)):
-        own = effects[structure.effects_of(factor)][design.factors[factor].codes]
-        mean += np.einsum("ij,ij->i", design.V[:, columns], own)
-    return mean
+        kept = predictors[factor] == predictor
+        if kept.any():
+            rows = effects[structure.effects_of(factor)][design.factors[factor].codes]
+            eta += np.einsum("ij,ij->i", design.V[:, columns[kept]], rows[:, kept])
+    return eta
+
+
+def linear_predictors(model: Model, theta: Array, gamma: Array, effects: Array) -> tuple[Array, Array, Array]:
+    """The three linear predictors of every row at theta (d,): that of the mean, and the logs of the family's own.
+
+    A parameter without a formula is the same in every row; zeros stand for those that the family has not.
+    """
+    hyper, rows = model.hyperparameters, model.design.y.size
+    parts = [linear_predictor(model, gamma, effects)]
+    logs = dict(zip((name for name, _ in hyper.auxiliary), theta[hyper.auxiliary_slice], strict=True))
+    modelled = list(model.design.terms.predictors)
+    for name in model.family.parameters:
+        if name in modelled:
+            parts.append(linear_predictor(model, gamma, effects, 1 + modelled.index(name)))
+        else:
+            parts.append(np.full(rows, logs[name]))
+    parts += [np.zeros(rows)] * (3 - len(parts))
+    return parts[0], parts[1], parts[2]
+
+
+def simulate_response(model: Model, theta: Array, gamma: Array, effects: Array, rng: np.random.Generator) -> Array:
+    """A response (n,) of another family, given all parameters and group effects."""
+    etas = linear_predictors(model, theta, gamma, effects)
+    trials = model.design.trials
+    drawn = model.family.simulate(rng, *etas, np.ones(model.design.y.size) if trials is None else trials)
+    return np.asarray(drawn, dtype=float)
 
 
 def row_sd(model: Model, theta: Array) -> Array:

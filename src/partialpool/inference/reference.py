@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,22 +23,11 @@ from partialpool.algebra import rows
 from partialpool.design.predictor import factor_columns
 from partialpool.errors import InferenceError
 from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.coded import coded_hyperparameters
 from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.inference.parameterization import term_names, told, wanted_degrees
 from partialpool.inference.target import Target
 from partialpool.model import Model
-from partialpool.spec.distributions import (
-    Beta,
-    Cauchy,
-    Distribution,
-    Exponential,
-    Gamma,
-    HalfCauchy,
-    HalfNormal,
-    HalfStudentT,
-    InverseGamma,
-    Normal,
-    StudentT,
-)
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -64,7 +53,7 @@ class ReferenceEngine:
     def run(self, model: Model, settings: Settings) -> Result:
         """Four chains, run on until every parameter's bulk and tail effective sample size is ``settings.ess``."""
         began = time.perf_counter()
-        whole = WholeModel(model)
+        whole = WholeModel(model, settings.parameterization)
         first = max(FIRST, math.ceil(settings.draws / CHAINS))
         plan = Plan(
             first, LONGEST * first, settings.ess, TUNE, settings.seed, settings.threads, settings.progress,
@@ -88,8 +77,8 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
     names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
     trusted, notes = verdict(grown, names, settings.ess)
     n_parameters = len(model.parameter_names)
-    told = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions"
-    steps = [told, whole.coordinates]
+    ran = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions"
+    steps = [ran, whole.coordinates]
     if checked.size:
         worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
         steps.append(f"group effects checked: {checked.size:,} of {whole.n_effects:,}, R-hat at most {worst}")
@@ -105,6 +94,7 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
         steps=tuple(steps),
         notes=tuple(notes),
         seconds=time.perf_counter() - began,
+        parameterization=whole.parameterization,
     )
     return Result(
         theta=theta,
@@ -122,49 +112,6 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
     )
 
 
-@dataclass(frozen=True)
-class CodedPrior:
-    """A prior as the kernel reads it: its kind, its three parameters, and the lower end and width of its support."""
-
-    kind: int
-    parameters: tuple[float, float, float]
-    low: float = 0.0
-    width: float = 0.0
-
-    @property
-    def row(self) -> tuple[float, ...]:
-        """The five numbers of the kernel's table."""
-        return (*self.parameters, self.low, self.width)
-
-
-def code_prior(prior: Distribution) -> CodedPrior:
-    """The kernel's code of a prior; what is left out are constants (a uniform density is one)."""
-    low, high = prior.support
-    bounds = (low, high - low) if math.isfinite(low) and math.isfinite(high) else (0.0, 0.0)
-    kind, parameters = rows.FLAT, (0.0, 0.0, 0.0)
-    if isinstance(prior, Normal):
-        kind, parameters = rows.NORMAL, (prior.mu, prior.sigma, 0.0)
-    elif isinstance(prior, HalfNormal):
-        kind, parameters = rows.NORMAL, (0.0, prior.sigma, 0.0)
-    elif isinstance(prior, StudentT):
-        kind, parameters = rows.STUDENT, (prior.nu, prior.mu, prior.sigma)
-    elif isinstance(prior, HalfStudentT):
-        kind, parameters = rows.STUDENT, (prior.nu, 0.0, prior.sigma)
-    elif isinstance(prior, Cauchy):
-        kind, parameters = rows.STUDENT, (1.0, prior.mu, prior.sigma)
-    elif isinstance(prior, HalfCauchy):
-        kind, parameters = rows.STUDENT, (1.0, 0.0, prior.sigma)
-    elif isinstance(prior, Exponential):
-        kind, parameters = rows.GAMMA, (1.0, prior.rate, 0.0)
-    elif isinstance(prior, Gamma):
-        kind, parameters = rows.GAMMA, (prior.shape, prior.rate, 0.0)
-    elif isinstance(prior, InverseGamma):
-        kind, parameters = rows.INVERSE_GAMMA, (prior.shape, prior.scale, 0.0)
-    elif isinstance(prior, Beta):
-        kind, parameters = rows.BETA, (prior.a, prior.b, 0.0)
-    return CodedPrior(kind, parameters, *bounds)
-
-
 class WholeModel:
     """The density of all unknowns of a model, ``[t, b, z]``, and what they mean.
 
@@ -172,8 +119,9 @@ class WholeModel:
     of where in the support it lies, else its log.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, parameterization: Mapping[str, str | float] | None = None) -> None:
         self.model = model
+        wanted = wanted_degrees(model, parameterization, between=False)
         hyper, coefficients = model.hyperparameters, model.coefficients
         self.structure = model.row_blocks.structure
         self.n_t = hyper.size - len(hyper.mixtures)
@@ -181,13 +129,16 @@ class WholeModel:
         self.n_effects = self.structure.n_effects
         self.dimension = self.n_t + self.p + self.n_effects
         self.sigma_at = -1 if hyper.sigma_at is None else hyper.sigma_at
-        self.kinds, self.params = _coded_hyperparameters(model, self.n_t)
+        self.kinds, self.params = coded_hyperparameters(model, self.n_t)
         self.mean = np.asarray(coefficients.mean, dtype=float)
         self.b_kinds, self.b_params, self.scale = self._coded_coefficients()
         self.terms = self._terms()
         self._read_rows()
         self.start = self._starting_point()
-        self.terms[:, rows.CENTRED] = self._is_centred()
+        chosen = self._is_centred()
+        self.terms[:, rows.CENTRED] = [
+            own if degree is None else degree == 1.0 for own, degree in zip(chosen, wanted, strict=True)
+        ]
         self.origin = np.zeros(self.dimension - self.n_t)
         self.rotation = self._rotation()
 
@@ -443,6 +394,12 @@ class WholeModel:
         return out
 
     @property
+    def parameterization(self) -> dict[str, str]:
+        """How every group term is parameterized, in words."""
+        degrees = self.terms[:, rows.CENTRED].astype(float).tolist()
+        return {name: told(degree) for name, degree in zip(term_names(self.model), degrees, strict=True)}
+
+    @property
     def coordinates(self) -> str:
         """Which group terms are centred, in words."""
         texts = [group.text for group in self.model.design.groups]
@@ -465,22 +422,3 @@ class WholeModel:
         public = self.model.hyperparameters.public(theta)
         values = np.concatenate([beta, public, self.effects(stacked, effects)], axis=1)
         return values.reshape(*positions.shape[:2], values.shape[1])
-
-
-def _coded_hyperparameters(model: Model, size: int) -> tuple[Ints, Array]:
-    """Kinds (size,) and parameters (size, 5) of the priors of sds, partial correlations and sigma."""
-    hyper = model.hyperparameters
-    kinds, params = np.zeros(size, dtype=np.int64), np.zeros((size, 5))
-    for term, sds, lkj in zip(hyper.terms, hyper.sds, hyper.correlations, strict=True):
-        for column, prior in enumerate(sds):
-            coded = code_prior(prior)
-            kinds[term.at + column], params[term.at + column] = coded.kind, coded.row
-        q = term.covariance.size
-        for column, (_, j) in enumerate(term.covariance.pairs()):
-            eta = lkj.eta if lkj is not None else 1.0
-            kinds[term.at + q + column] = rows.PARTIAL
-            params[term.at + q + column, 0] = eta + (q - 2 - j) / 2
-    if hyper.sigma is not None and hyper.sigma_at is not None:
-        coded = code_prior(hyper.sigma)
-        kinds[hyper.sigma_at], params[hyper.sigma_at] = coded.kind, coded.row
-    return kinds, params

@@ -54,17 +54,18 @@ class Surrogate:
     radius: float
     error: float
     moment_error: float
+    degree: int = DEGREE
 
     def log_density(self, x: Array) -> Array:
         """The log density at x (K, d); -inf beyond the nodes."""
         inside = np.linalg.norm(x, axis=1) <= self.radius
         out = np.full(x.shape[0], -np.inf)
-        out[inside] = features(x[inside]) @ self.log_density_terms
+        out[inside] = features(x[inside], self.degree) @ self.log_density_terms
         return out
 
     def moments(self, x: Array, p: int) -> tuple[Array, Array]:
         """Conditional means (K, p) and Cholesky factors (K, p, p) of the coefficients' conditional covariance."""
-        flat = features(x) @ self.moment_terms
+        flat = features(x, self.degree) @ self.moment_terms
         factor = np.zeros((x.shape[0], p, p))
         rows, columns = np.tril_indices(p)
         factor[:, rows, columns] = flat[:, p:]
@@ -83,20 +84,21 @@ def pack_moments(mean: Array, factor: Array) -> Array:
     return np.concatenate([mean, flat], axis=1)
 
 
-def fit_surrogate(x: Array, log_density: Array, moments: Array, p: int) -> Surrogate:
+def fit_surrogate(x: Array, log_density: Array, moments: Array, p: int, degree: int = DEGREE) -> Surrogate:
     """Fit on two thirds of the nodes, measure on the others, then fit again on all.
 
     Parameters
     ----------
     x : (K, d) nodes, drawn from Normal(0, SPREAD^2) in each coordinate.
     log_density : (K,) exact values. moments : (K, .) from `pack_moments`.
+    degree : of the polynomials.
     """
     relative = log_density - log_density.max()
     importance = relative + 0.5 * (x * x).sum(axis=1) / SPREAD**2
     posterior = np.exp(importance - importance.max())
     root_weight = np.exp(0.25 * relative) + 1e-3  # tails count less, but still bend the polynomial the right way
     held_out = np.arange(x.shape[0]) % 3 == 2
-    design = features(x)
+    design = features(x, degree)
     targets = np.column_stack([relative, moments])
 
     def solve(rows: NDArray[np.bool_]) -> Array:
@@ -111,7 +113,7 @@ def fit_surrogate(x: Array, log_density: Array, moments: Array, p: int) -> Surro
     moment_error = _moment_error(miss[:, 1:], moments[held_out], weight, p)
     terms = solve(np.ones(x.shape[0], dtype=bool))
     terms[0, 0] += log_density.max()
-    return Surrogate(terms[:, 0], terms[:, 1:], float(np.linalg.norm(x, axis=1).max()), error, moment_error)
+    return Surrogate(terms[:, 0], terms[:, 1:], float(np.linalg.norm(x, axis=1).max()), error, moment_error, degree)
 
 
 def _moment_error(miss: Array, exact: Array, weight: Array, p: int) -> float:

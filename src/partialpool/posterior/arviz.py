@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.inference.gaussian import statistics
-from partialpool.posterior.groups import EffectDraws, factor_terms
+from partialpool.posterior.groups import effect_draws, factor_terms, layout_of
 from partialpool.posterior.predict import predict
 
 if TYPE_CHECKING:
     import xarray
 
     from partialpool.posterior.posterior import Posterior
+    from partialpool.posterior.predict import Source
 
 Array = NDArray[np.float64]
 
@@ -43,6 +44,8 @@ def to_arviz(fit: Posterior) -> xarray.DataTree:
     if len(design.y) == design.n_rows:
         name = str(design.terms.response.expression)
         rows = {ROW: _row_labels(fit)}
+        if design.trials is not None:
+            groups["constant_data"] = xarray.Dataset({"trials": ((ROW,), design.trials.copy())}, coords=rows)
         groups["observed_data"] = xarray.Dataset({name: ((ROW,), design.y.copy())}, coords=rows)
         picked = _picked(fit)
         groups["log_likelihood"] = _rows_by_draws(fit, name, _log_likelihood(fit, picked), picked)
@@ -62,7 +65,8 @@ def _attributes(fit: Posterior) -> dict[str, Any]:
 
     return {
         "inference_library": "partialpool", "inference_library_version": __version__,
-        "formula": fit.model.design.terms.formula, "engine": fit.accuracy.engine, "seed": fit.seed,
+        "formula": fit.model.design.terms.formula, "family": str(fit.model.family), "engine": fit.accuracy.engine,
+        "seed": fit.seed,
     }  # fmt: skip
 
 
@@ -95,12 +99,14 @@ def _posterior(fit: Posterior) -> tuple[xarray.Dataset, list[str]]:
     coords: dict[str, Any] = {}
     note = []
     design = fit.model.design
-    structure = statistics(fit.model).cross.structure
+    structure = layout_of(fit.model)
     total = structure.n_effects * len(fit.result.draws_theta)
-    if design.factors and total > MOST_NUMBERS:
+    if design.factors and not fit.model.exact and fit.result.effects is None and len(design.y) != design.n_rows:
+        note.append("the group effects are left out of posterior: drawing them needs the rows")
+    elif design.factors and total > MOST_NUMBERS:
         note.append(f"{structure.n_effects:,} group effects are left out of posterior; fit.group_draws() has them")
     elif design.factors:
-        drawn = EffectDraws(fit).of(np.arange(structure.n_effects))
+        drawn = effect_draws(fit).of(np.arange(structure.n_effects))
         for position, factor in enumerate(design.factors):
             dim = dimension(factor.name)
             coords[dim] = factor.labels.astype(str)
@@ -144,16 +150,18 @@ def _picked(fit: Posterior) -> NDArray[np.int64]:
     if fit.result.effects is None and _chains(fit) == 1:
         from partialpool.posterior.groups import seconds_per_node
 
-        if statistics(fit.model).cross.structure.n_root:
+        if layout_of(fit.model).n_root or not fit.model.exact:
             count = min(count, max(100, int(20 / seconds_per_node(fit))))
     return np.unique(np.linspace(0, total - 1, count).astype(np.int64))
 
 
 def _with_draws(prediction: Any, picked: NDArray[np.int64]) -> Array:
     """The values of a prediction at these draws of the fit, (draws, rows)."""
-    from dataclasses import replace
+    return _drawn(prediction._source, picked)
 
-    source = replace(prediction._source, draws=picked)
+
+def _drawn(source: Source, picked: NDArray[np.int64]) -> Array:
+    source = replace(source, draws=picked)
     out = np.empty((len(picked), source.rows.n_rows))
     for rows, block in source.blocks(np.transpose):
         out[:, rows] = block
@@ -165,6 +173,10 @@ def _log_likelihood(fit: Posterior, picked: NDArray[np.int64]) -> Array:
     from partialpool.posterior.predict import residual_variance
 
     design = fit.model.design
+    if not fit.model.exact:
+        from partialpool.posterior.response import DENSITY, joint_source
+
+        return _drawn(joint_source(fit, None, range(len(design.factors)), DENSITY, "error"), picked)
     linear = predict(fit, None, kind="linear", new_groups="error", effects="all", draws=None)
     eta = _with_draws(linear, picked)
     variance = residual_variance(fit, picked).T

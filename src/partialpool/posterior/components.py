@@ -1,5 +1,6 @@
 r"""Variance components and intraclass correlations, with their uncertainty.
 
+Those of a Gaussian response are on its own scale, all others on the scale of the linear predictor of the mean.
 A term with columns z contributes ``z' Sigma z`` to the variance of a row; its component is the mean of that over the
 rows, :math:`\mathrm{tr}(\Sigma\, \overline{z z'})`, which for an intercept is sd^2.
 """
@@ -46,31 +47,53 @@ def row_averages(model: Model) -> dict[str, Array]:
         cached["nesting"] = _nesting_of_structure(model)
         cached |= {f"levels_{f}": by_name(design, f) for f in range(len(design.factors))}
         return cached
-    variance = row_variance(design, design.se_sigma)
     cached["gram"] = design.V.T @ design.V / max(len(design.V), 1)
-    cached["known"] = np.array([np.mean(variance.known)])
-    cached["noise"] = np.array([np.mean(variance.share)])
+    if model.exact:
+        variance = row_variance(design, design.se_sigma)
+        cached["known"] = np.array([np.mean(variance.known)])
+        cached["noise"] = np.array([np.mean(variance.share)])
     cached |= {f"levels_{f}": coefficient_map(design, f, cached["gram"]) for f in range(len(design.factors))}
     cached["nesting"] = _nesting(design)  # last: it says that all is there
     return cached
 
 
 def _components(fit: Posterior) -> tuple[list[str], Array]:
-    """Names and variances (K, components) at the nodes; the residual comes last."""
+    """Names and variances (K, components) at the nodes; the residual, where there is one, comes last."""
     model, theta = fit.model, fit.result.theta
     averages = row_averages(model)
     names, columns = [], []
-    factors = [group.factor for group in model.design.groups]
+    factors = [group.factor for group in model.design.groups if not group.predictor]
     for term, group in zip(model.hyperparameters.terms, model.design.groups, strict=True):
+        if group.predictor:  # on the scale of another parameter
+            continue
         lam = term.covariance.factor(theta[:, term.parameters])
         mean = averages["gram"][np.ix_(group.columns, group.columns)]
         columns.append(np.einsum("kij,il,klj->k", lam, mean, lam))
         several = factors.count(group.factor) > 1
         names.append(f"{term.factor_name}: {', '.join(group.names)}" if several else term.factor_name)
+    if not model.exact:
+        latent = latent_residual(model, theta)
+        if latent is None:
+            return names, np.column_stack([np.empty((len(theta), 0)), *columns])
+        return [*names, RESIDUAL], np.column_stack([*columns, latent])
     residual = np.full(len(theta), float(averages["known"][0]))
     if model.hyperparameters.sigma_at is not None:
         residual = residual + np.exp(2 * theta[:, model.hyperparameters.sigma_at]) * float(averages["noise"][0])
     return [*names, RESIDUAL], np.column_stack([*columns, residual])
+
+
+def latent_residual(model: Model, theta: Array) -> Array | None:
+    """The residual variance (K,) on the scale of the linear predictor; None where there is no one such number.
+
+    That of the latent variable behind a binary response (pi^2/3 under the logit link, 1 under probit, pi^2/6 under
+    cloglog); sigma^2 of log y for a lognormal response.
+    """
+    latent = model.family.latent_variance
+    if latent is not None and model.family.name in ("bernoulli", "binomial"):
+        return np.full(len(theta), float(latent))
+    if model.family.name == "lognormal" and not model.design.terms.predictors:
+        return np.asarray(np.exp(2 * theta[:, model.hyperparameters.auxiliary_at("sigma")]))
+    return None
 
 
 def variance_components(fit: Posterior) -> pandas.DataFrame:
@@ -78,6 +101,8 @@ def variance_components(fit: Posterior) -> pandas.DataFrame:
     import pandas as pd
 
     names, variance = _components(fit)
+    if not names:
+        raise ModelError("The model has no group terms, so that its variance has no components.")
     weights = node_weights(fit.result)
     quantities = {
         "sd": np.sqrt(variance), "variance": variance, "share": variance / variance.sum(axis=1, keepdims=True),
@@ -86,7 +111,10 @@ def variance_components(fit: Posterior) -> pandas.DataFrame:
     for name, values in quantities.items():
         table[name] = weighted_moments(values, weights)[0]
         table[f"{name}_q05"], table[f"{name}_q95"] = weighted_quantile(values, weights, [0.05, 0.95])
-    return pd.DataFrame(table, index=pd.Index(names, name="component"))
+    frame = pd.DataFrame(table, index=pd.Index(names, name="component"))
+    if not fit.model.exact:
+        frame.attrs["scale"] = f"linear predictor ({fit.model.family.link} link)"
+    return frame
 
 
 def intraclass_correlations(fit: Posterior) -> pandas.DataFrame:
@@ -96,7 +124,15 @@ def intraclass_correlations(fit: Posterior) -> pandas.DataFrame:
     design = fit.model.design
     if not design.groups:
         raise ModelError("icc() is about groups, and this model has none; add a term such as (1 | g).")
-    for group in design.groups:
+    groups = [group for group in design.groups if not group.predictor]
+    if not groups:
+        raise ModelError("icc() is about groups in the predictor of the mean, and this model has none there.")
+    if not fit.model.exact and latent_residual(fit.model, fit.result.theta[:1]) is None:
+        raise ModelError(
+            f"icc() needs a residual variance on the scale of the groups, and {fit.model.family} has no single one; "
+            "variance_components() compares the group terms among each other."
+        )
+    for group in groups:
         if group.names != ("Intercept",):
             raise ModelError(
                 f"In {group.text} slopes vary by group, so that the correlation of two rows depends on their "
@@ -107,8 +143,8 @@ def intraclass_correlations(fit: Posterior) -> pandas.DataFrame:
     weights = node_weights(fit.result)
     names, rows = [], []
     nesting = row_averages(fit.model)["nesting"] > 0
-    for group in design.groups:
-        shared = [other for other, twin in enumerate(design.groups) if nesting[group.factor, twin.factor]]
+    for group in groups:
+        shared = [other for other, twin in enumerate(groups) if nesting[group.factor, twin.factor]]
         values = variance[:, shared].sum(axis=1) / total
         mean, sd = weighted_moments(values, weights)
         rows.append([mean, sd, *weighted_quantile(values, weights, [0.05, 0.5, 0.95])])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 40
 #: Seconds (estimated) of extra work that showing a fit may cost.
 CHEAP = 0.05
+CHEAP_QUADRATURE = 0.5
 #: Above this an effective sample size tells nothing more.
 LARGEST_ESS = 1e6
 
@@ -52,7 +53,8 @@ def as_html(fit: Posterior) -> str:
 def _heading(fit: Posterior) -> list[str]:
     design = fit.model.design
     factors = ", ".join(f"{factor.name} {len(factor.labels):,}" for factor in design.factors) or "no groups"
-    return [f"Posterior of {design.terms.formula}", f"{design.n_rows:,} rows; {factors}; {fit.model.family}"]
+    counted = f"; {design.success!r} counts as success" if design.success is not None else ""
+    return [f"Posterior of {design.terms.formula}", f"{design.n_rows:,} rows; {factors}; {fit.model.family}{counted}"]
 
 
 def _more(table: pandas.DataFrame) -> list[str]:
@@ -110,7 +112,8 @@ def _shrinkage_lines(fit: Posterior) -> list[str]:
     if not factors:
         return []
     known = "_shrinkage" in fit.__dict__
-    cheap = seconds_per_node(fit) * len(fit.result.theta) < CHEAP and not _needs_rows(fit)
+    limit = CHEAP if fit.model.exact else CHEAP_QUADRATURE
+    cheap = seconds_per_node(fit) * len(fit.result.theta) < limit and not _needs_rows(fit)
     if not (known or cheap):
         return []
     lines = []
@@ -126,7 +129,8 @@ def _shrinkage_lines(fit: Posterior) -> list[str]:
 def _needs_rows(fit: Posterior) -> bool:
     """Whether the moments of effects need rows that a fit saved without its data lacks."""
     design = fit.model.design
-    return design.se is not None and design.se_sigma and len(design.y) != design.n_rows
+    wanted = not fit.model.exact or (design.se is not None and design.se_sigma)
+    return wanted and len(design.y) != design.n_rows
 
 
 def _accuracy_lines(fit: Posterior) -> list[str]:

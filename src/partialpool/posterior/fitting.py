@@ -7,15 +7,16 @@ from typing import Any
 
 from partialpool.model import Model
 from partialpool.posterior.posterior import Posterior
-from partialpool.spec.families import Gaussian
+from partialpool.spec.families import Family
+from partialpool.spec.formula import Terms
 from partialpool.spec.priors import Distribution
 
 
 def fit(
-    formula: str,
+    formula: str | Terms,
     data: Any,
     *,
-    family: str | Gaussian = "gaussian",
+    family: str | Family = "gaussian",
     priors: Mapping[str, Distribution | str] | None = None,
     method: str = "auto",
     draws: int = 4000,
@@ -23,21 +24,23 @@ def fit(
     seed: int | None = None,
     threads: int | None = None,
     progress: bool | None = None,
+    parameterization: Mapping[str, str | float] | None = None,
 ) -> Posterior:
     """Fit a hierarchical model: the whole posterior, from a formula and a data frame.
 
     Parameters
     ----------
-    formula : str
+    formula : str, or what :func:`partialpool.formula` made of several
         An lme4 or brms formula: ``"y ~ x + (1 + x | school / class)"``; additions to the response such as
         ``"y | se(s) ~ ..."`` give known standard errors, ``weights(w)`` and ``precision(w)``.
     data : data frame, pyarrow table, dict of arrays, or path of a CSV or Parquet file
         One row an observation. Rows with missing values in the columns used are dropped, and counted.
-    family : str
-        The distribution of the response: ``"gaussian"``.
+    family : str or family
+        The distribution of the response: ``"gaussian"``, ``"bernoulli"``, ``"binomial"``, ``"poisson"``,
+        ``"negative_binomial"``, ...; with options ``pp.families.Gamma(link="inverse")``.
     priors : mapping, optional
         Priors by name, ``{"sd(school)": pp.HalfNormal(1)}``; defaults for the rest (print ``fit.model.priors``).
-    method : {"auto", "marginal", "whitened", "nuts"}
+    method : {"auto", "marginal", "laplace", "whitened", "nuts"}
         "auto" integrates out what can be, and explores the rest by importance sampling, or by NUTS where that is not
         enough; "nuts" is the slow reference, with nothing integrated out.
     draws : int
@@ -50,6 +53,10 @@ def fit(
         Cores to use; all by default. The result does not depend on it.
     progress : bool, optional
         Show a bar for work of over two seconds: always, never, or (default) on a terminal.
+    parameterization : mapping, optional
+        For method="nuts": how the sampler stands in the effects of a factor or a group term (``"school"`` or
+        ``"(1 | school)"``): "centered", "non-centered", "auto", or a number from 0 (non-centered) to 1. It changes
+        the speed and not the posterior.
 
     Returns
     -------
@@ -68,4 +75,7 @@ def fit(
     10.5
     """
     model = Model.from_formula(formula, data, family=family, priors=priors)
-    return model.fit(method=method, draws=draws, ess=ess, seed=seed, threads=threads, progress=progress)
+    return model.fit(
+        method=method, draws=draws, ess=ess, seed=seed, threads=threads, progress=progress,
+        parameterization=parameterization,
+    )  # fmt: skip

@@ -20,16 +20,20 @@ from numpy.typing import NDArray
 
 from partialpool.algebra.cholesky import Moments
 from partialpool.algebra.mixture import mixture_summary
+from partialpool.algebra.structure import Structure
 from partialpool.design.design import Design
+from partialpool.design.latent import LatentLayout
 from partialpool.errors import ModelError, did_you_mean
 from partialpool.inference.gaussian import GaussianMarginal
 from partialpool.inference.importance import systematic_resample
+from partialpool.model import Model
 from partialpool.posterior.components import row_averages
 from partialpool.posterior.summaries import node_weights
 
 if TYPE_CHECKING:
     import pandas
 
+    from partialpool.posterior.effects import JointEffectDraws
     from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
@@ -42,6 +46,11 @@ NODES, EFFECTS, NEW_GROUPS, NOISE = 11, 12, 13, 14
 def factor_terms(design: Design, factor: int) -> tuple[str, ...]:
     """Names of the effects of a factor's groups, in the order of its columns."""
     return tuple(name for group in design.groups if group.factor == factor for name in group.names)
+
+
+def layout_of(model: Model) -> Structure | LatentLayout:
+    """Where the group effects stand in the vector of all of them."""
+    return GaussianMarginal(model).statistics.cross.structure if model.exact else model.latent
 
 
 # -- which nodes ------------------------------------------------------------------------------------------------------
@@ -59,6 +68,8 @@ BATCH_NUMBERS = 4_000_000
 
 def seconds_per_node(fit: Posterior) -> float:
     """Rough cost of every effect's moments at one node; from the structure alone, never from a clock."""
+    if not fit.model.exact:  # what `inference.conditional` takes, without the rows
+        return 1e-4 + 2e-7 * fit.model.design.n_rows
     structure = GaussianMarginal(fit.model).statistics.cross.structure
     met = np.diff(structure.ptr).astype(float)
     pairs = float((met[met > 0] ** 2).sum())
@@ -67,17 +78,22 @@ def seconds_per_node(fit: Posterior) -> float:
 
 def chosen_nodes(fit: Posterior, most: int | None = None) -> tuple[Array, Array]:
     """Nodes (M, d) and weights (M,): all that count where that is cheap, else a systematic resample of them."""
-    result = fit.result
-    weights = node_weights(result)
     count = max(FEWEST_NODES, int(BUDGET / seconds_per_node(fit)))
     if most is not None:
         count = min(count, most)
+    positions, weights = chosen_positions(fit, count)
+    return fit.result.theta[positions], weights
+
+
+def chosen_positions(fit: Posterior, count: int) -> tuple[Ints, Array]:
+    """Positions and weights of all nodes that count, or of a systematic resample where they are more than `count`."""
+    weights = node_weights(fit.result)
     positive = np.flatnonzero(weights > 0)
     if positive.size <= count:
-        return result.theta[positive], weights[positive]
+        return positive, weights[positive]
     picked = systematic_resample(weights, count, random_stream(fit, NODES))
     unique, times = np.unique(picked, return_counts=True)
-    return result.theta[unique], times / count
+    return unique, times / count
 
 
 def random_stream(fit: Posterior, *key: int) -> np.random.Generator:
@@ -98,7 +114,7 @@ class GroupMoments:
     q95: Array
 
 
-class _Collector:
+class Collector:
     """Takes means and variances of normals node by node; keeps them all, or (where too many) only their moments."""
 
     def __init__(self, weights: Array, size: int, threads: int) -> None:
@@ -153,8 +169,11 @@ class _Collector:
 
 def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
     """Moments and quantiles of a factor's effects, or of ``beta + u``."""
-    structure = GaussianMarginal(fit.model).statistics.cross.structure
-    positions = structure.effects_of(factor)
+    if not fit.model.exact and fit.result.effects is None:
+        from partialpool.posterior.effects import joint_summary
+
+        return joint_summary(fit, factor, kind)
+    positions = layout_of(fit.model).effects_of(factor)
     levels = coefficient_levels(fit, factor) if kind == "coefficient" else None
     if fit.result.effects is not None:
         values = fit.result.effects[:, positions]
@@ -163,7 +182,7 @@ def effect_summary(fit: Posterior, factor: int, kind: str) -> GroupMoments:
         low, high = np.quantile(values, (0.05, 0.95), axis=0)
         return GroupMoments(values.mean(axis=0), values.std(axis=0), low, high)
     theta, weights = chosen_nodes(fit)
-    collector = _Collector(weights, positions.size, fit.result.settings.threads)
+    collector = Collector(weights, positions.size, fit.result.settings.threads)
     for means, variances in _batches(fit, theta, weights, positions, levels):
         collector.add(means, variances)
     mean, sd, quantiles = collector.summary()
@@ -268,6 +287,10 @@ def mean_effects(fit: Posterior) -> Array:
     if "_mean_effects" not in fit.__dict__:
         if fit.result.effects is not None:
             fit.__dict__["_mean_effects"] = fit.result.effects.mean(axis=0)
+        elif not fit.model.exact:
+            from partialpool.posterior.effects import joint_mean_effects
+
+            fit.__dict__["_mean_effects"] = joint_mean_effects(fit)
         else:
             theta, weights = chosen_nodes(fit)
             for _ in _moments(fit, GaussianMarginal(fit.model, threads=fit.result.settings.threads), theta, weights):
@@ -286,7 +309,13 @@ def shrinkage_factors(fit: Posterior, factor: int) -> Array:
     """E_theta[Var(u | y, beta, theta) / sd^2], (groups, terms)."""
     cached = fit.__dict__.get("_shrinkage")
     if cached is None:
-        cached = fit.__dict__["_shrinkage"] = _all_shrinkage(fit)
+        if fit.model.exact:
+            cached = _all_shrinkage(fit)
+        else:
+            from partialpool.posterior.effects import joint_shrinkage
+
+            cached = joint_shrinkage(fit)
+        fit.__dict__["_shrinkage"] = cached
     return np.asarray(cached[factor])
 
 
@@ -298,7 +327,7 @@ def _all_shrinkage(fit: Posterior) -> list[Array]:
     marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
     structure = marginal.statistics.cross.structure
     positions = [structure.effects_of(f) for f in range(len(fit.model.design.factors))]
-    sds = [_sds(fit, theta, f) for f in range(len(positions))]
+    sds = [sds_at(fit, theta, f) for f in range(len(positions))]
     out = [np.zeros(at.shape) for at in positions]
     node = 0
     for part in progress_batches(fit, theta, structure.n_effects, "shrinkage"):
@@ -312,7 +341,7 @@ def _all_shrinkage(fit: Posterior) -> list[Array]:
     return out
 
 
-def _sds(fit: Posterior, theta: Array, factor: int) -> Array:
+def sds_at(fit: Posterior, theta: Array, factor: int) -> Array:
     """The sds of a factor's effects at each node, (K, terms)."""
     terms = [term for term in fit.model.hyperparameters.terms if term.factor == factor]
     return np.concatenate([term.covariance.sds(theta[:, term.parameters]) for term in terms], axis=1)
@@ -481,11 +510,19 @@ class EffectDraws:
 
 def factor_draws(fit: Posterior, factor: int, groups: Sequence[Any] | None) -> Array:
     """`Posterior.group_draws`."""
-    structure = GaussianMarginal(fit.model).statistics.cross.structure
-    positions = structure.effects_of(factor)
+    positions = layout_of(fit.model).effects_of(factor)
     if groups is not None:
         positions = positions[group_numbers(fit.model.design, factor, groups)]
-    return EffectDraws(fit).of(positions)
+    return effect_draws(fit).of(positions)
+
+
+def effect_draws(fit: Posterior, draws: Ints | None = None) -> EffectDraws | JointEffectDraws:
+    """What draws the effects of a fit."""
+    if fit.model.exact:
+        return EffectDraws(fit, draws)
+    from partialpool.posterior.effects import JointEffectDraws
+
+    return JointEffectDraws(fit, draws)
 
 
 def group_numbers(design: Design, factor: int, groups: Sequence[Any]) -> Ints:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.design.design import Design
-from partialpool.design.predictor import factor_columns
+from partialpool.design.predictor import factor_columns, factor_predictors
 
 Array = NDArray[np.float64]
 
@@ -25,24 +25,32 @@ EXACT = 1e-9
 def by_name(design: Design, factor: int) -> Array:
     """M (effects, coefficients) from the shared columns alone."""
     columns = factor_columns(design)[factor]
-    return np.asarray((columns[:, None] == design.x_columns[None, :]).astype(float))
+    return np.asarray(((columns[:, None] == design.x_columns[None, :]) & same_predictor(design, factor)).astype(float))
+
+
+def same_predictor(design: Design, factor: int) -> NDArray[np.bool_]:
+    """Which effects and coefficients enter the same linear predictor, (effects, coefficients)."""
+    return np.asarray(factor_predictors(design)[factor][:, None] == design.x_predictor[None, :])
 
 
 def coefficient_map(design: Design, factor: int, gram: Array) -> Array:
     """M (effects, coefficients) of a factor. `gram` : (m, m), the mean cross-products of V's columns."""
     out = by_name(design, factor)
-    columns = factor_columns(design)[factor]
+    every, same = factor_columns(design)[factor], same_predictor(design, factor)
     scale = np.sqrt(np.maximum(np.diagonal(gram), np.finfo(float).tiny))
     unit = gram / np.outer(scale, scale)
     for k in np.flatnonzero(~out.any(axis=0)):
         x = int(design.x_columns[k])
+        columns = every[same[:, k]]
+        if not columns.size:
+            continue
         solution = np.linalg.lstsq(unit[np.ix_(columns, columns)], unit[columns, x], rcond=1e-10)[0]
         if unit[x, x] - unit[columns, x] @ solution > CANDIDATE:
             continue
         weights = _tidy(solution * scale[x] / scale[columns])
         wanted = design.V[:, x]
         if np.abs(design.V[:, columns] @ weights - wanted).max() <= EXACT * np.abs(wanted).max():
-            out[:, k] = weights
+            out[same[:, k], k] = weights
     return out
 
 

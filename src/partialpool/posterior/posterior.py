@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,7 @@ def fit_model(
     seed: int | None = None,
     threads: int | None = None,
     progress: bool | None = None,
+    parameterization: Mapping[str, str | float] | None = None,
 ) -> Posterior:
     """The posterior of a model.
 
@@ -53,6 +54,8 @@ def fit_model(
         Cores to use; all by default. No result depends on it.
     progress : bool, optional
         Show progress: True, False, or (by default) where it takes over two seconds.
+    parameterization : mapping, optional
+        For method="nuts": by factor or group term "centered", "non-centered", "auto" or a number from 0 to 1.
 
     Raises
     ------
@@ -67,9 +70,18 @@ def fit_model(
     >>> fit.draws("sigma").shape
     (4000,)
     """
+    from partialpool.inference.parameterization import wanted_degrees
     from partialpool.inference.select import select_engine
 
     settings = _settings(method, draws, ess, seed, threads, progress)
+    if parameterization is not None:
+        if method != "nuts":
+            raise ModelError(
+                f"parameterization= is for method='nuts', which samples the group effects; method={method!r} "
+                "integrates them out. Leave it out, or use method='nuts'."
+            )
+        wanted_degrees(model, parameterization, between=not model.exact)
+        settings = replace(settings, parameterization=dict(parameterization))
     engine, reason = select_engine(model, method)
     result = engine.run(model, settings)
     if not result.accuracy.reason:
@@ -245,6 +257,14 @@ class Posterior:
             estimate from the group's own rows alone, the coefficients and the other factors' effects at their
             posterior means (nan where its rows do not determine it); shrinkage, the share of the estimate that comes
             from the population, E[Var(u | y, beta, theta) / sd^2].
+
+        Notes
+        -----
+        Where the response is not Gaussian all of this is on the scale of the linear predictor. no_pooling is then the
+        maximum-likelihood estimate, nan also where it is infinite (all of a group's rows are successes), and the
+        variance in the shrinkage is that given the other factors' effects too, for the factor that is integrated out
+        by quadrature, and Laplace's for the others. Terms of sigma's own predictor, ``sigma.x``, combine with its
+        coefficients.
         """
         from partialpool.posterior.groups import group_table
 
@@ -297,6 +317,13 @@ class Posterior:
             A row for each group term and one for `residual`; columns sd, variance and share (of the total of these
             rows) as posterior means, each with its 5% and 95% quantile. The variance of a term with slopes is its
             mean over the rows of the data.
+
+        Notes
+        -----
+        Where the response is not Gaussian, variances are those of the linear predictor of the mean
+        (``.attrs["scale"]`` says so). `residual` is then the variance of the latent variable (pi^2/3 for the logit,
+        1 for the probit, pi^2/6 for the cloglog link of Bernoulli and binomial responses; sigma^2 of a lognormal
+        one); for other families there is no such row, and the shares are those among the group terms.
         """
         from partialpool.posterior.components import variance_components
 
@@ -313,7 +340,8 @@ class Posterior:
         Raises
         ------
         ModelError
-            Where slopes vary by group: the correlation then depends on the rows.
+            Where slopes vary by group: the correlation then depends on the rows; where the family has no single
+            residual variance on the scale of the linear predictor.
         """
         from partialpool.posterior.components import intraclass_correlations
 
@@ -336,7 +364,11 @@ class Posterior:
         return probability(statement, self.draws, self.parameters, tuple(f.name for f in self.model.design.factors))
 
     def residuals(self) -> pandas.DataFrame:
-        """For each row of the data: observed, fitted (posterior mean, groups included), residual, standardised."""
+        """For each row of the data: observed, fitted (posterior mean, groups included), residual, standardised.
+
+        Where there are trials, observed and fitted are counts. `standardised` is the residual over the square root of
+        the response's variance, averaged over the posterior (Pearson's residual).
+        """
         from partialpool.posterior.predict import residual_table
 
         return residual_table(self)
@@ -357,11 +389,15 @@ class Posterior:
         new_data : data frame, dict of arrays or path, optional
             New rows; the rows of the fit by default.
         kind : {"mean", "response", "linear"}
-            The expected response, a new response (residual noise included), or the linear predictor.
+            The expected response (of counts out of trials: the probability), a new response (residual noise
+            included), or the linear predictor of the mean.
         new_groups : {"error", "average", "population", "sample"}
             A group that the fit has not seen: refuse; take the average group (effect 0); integrate over the
             population of groups (each row on its own); or give each new group a draw of its own, shared by its rows
-            (it depends on the fit's seed and the group's label alone).
+            (it depends on the fit's seed and the group's label alone). "average" is not the mean over groups where
+            the link is not the identity; "population" is: the inverse link is integrated over ``z'u``, one normal
+            number with variance ``z' Sigma z`` whatever the number of effects, by 20 Gauss-Hermite nodes a draw.
+            (New effects on sigma's own predictor count as 0 for kind="mean".)
         effects : "all", "none" or a list of factors
             Whose group effects count; the others are 0.
         draws : int, optional

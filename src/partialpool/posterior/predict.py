@@ -6,7 +6,7 @@ import hashlib
 import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from partialpool.design.design import Design, NewRows
 from partialpool.design.predictor import FactorRows, LinearPredictor, RowVariance, row_variance
 from partialpool.errors import DataError, ModelError, did_you_mean
-from partialpool.inference.gaussian import statistics
 from partialpool.inference.progress import Progress
 from partialpool.posterior.groups import (
     NEW_GROUPS,
     NOISE,
     EffectDraws,
+    effect_draws,
+    layout_of,
     mean_coefficients,
     mean_effects,
     random_stream,
@@ -32,6 +33,7 @@ from partialpool.posterior.summaries import node_weights
 if TYPE_CHECKING:
     import pandas
 
+    from partialpool.posterior.effects import JointEffectDraws
     from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
@@ -61,7 +63,8 @@ class Prediction:
 
     Attributes
     ----------
-    mean : (rows,) posterior means, exact given the fit's nodes.
+    mean : (rows,) posterior means, exact given the fit's nodes; for a response that is not Gaussian, all but the means
+        of the linear predictor are those of the draws.
     index : labels of the rows. kind : "mean", "response" or "linear".
     n_draws : how many of the fit's draws sd, quantiles and draws are made of.
 
@@ -78,7 +81,7 @@ class Prediction:
     index: pandas.Index[Any]
     kind: str
     n_draws: int
-    _source: _Source
+    _source: Source
 
     @property
     def sd(self) -> Array:
@@ -197,18 +200,27 @@ def predict(
         raise ModelError(f"draws = {draws!r} is not possible; ask for a whole number above 0, or leave it out.")
     design = fit.model.design
     factors = _chosen_factors(design, effects)
+    new = None
     if new_data is None:
         need_rows(fit, "predict() without new_data")
         rows = LinearPredictor.of_design(design, factors)
-        index, noise = design.data.index, _noise(design, None, kind)
+        index = design.data.index
     else:
         new = design.replay(new_data, factors=[design.factors[f].name for f in factors])
         rows = LinearPredictor.of_new_rows(design, new, factors)
-        index, noise = new.index, _noise(design, new, kind)
-        if new_groups == "error":
-            _refuse_new_groups(design, rows)
-    source = _Source(fit, rows, kind, new_groups, noise, _draws_used(fit, rows, draws))
-    return Prediction(linear_means(fit, rows), index, kind, len(source.draws), source)
+        index = new.index
+    if not fit.model.exact:
+        from partialpool.posterior.response import joint_source, predicted
+
+        source = joint_source(fit, new, factors, kind, new_groups)
+        if new is not None and new_groups == "error":
+            _refuse_new_groups(design, source.factor_rows)
+        return predicted(replace(source, draws=draws_used(fit, rows, draws)), index)
+    noise = _noise(design, new, kind)
+    if new is not None and new_groups == "error":
+        _refuse_new_groups(design, rows.factors)
+    exactly = Source(fit, rows, kind, new_groups, noise, draws_used(fit, rows, draws))
+    return Prediction(linear_means(fit, rows), index, kind, len(exactly.draws), exactly)
 
 
 def need_rows(fit: Posterior, what: str) -> None:
@@ -236,8 +248,8 @@ def _chosen_factors(design: Design, effects: str | Sequence[str]) -> list[int]:
     return [position for position, name in enumerate(names) if name in effects]
 
 
-def _refuse_new_groups(design: Design, rows: LinearPredictor) -> None:
-    for factor in rows.factors:
+def _refuse_new_groups(design: Design, factors: Sequence[FactorRows]) -> None:
+    for factor in factors:
         new = np.flatnonzero(factor.codes < 0)
         if not new.size:
             continue
@@ -252,7 +264,7 @@ def _refuse_new_groups(design: Design, rows: LinearPredictor) -> None:
         )
 
 
-def _draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Ints:
+def draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Ints:
     """Which of the fit's draws: all, or as many as are affordable."""
     total = len(fit.result.draws_theta)
     if asked is not None:
@@ -262,10 +274,10 @@ def _draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Int
     else:
         count = min(total, max(FEWEST, MOST_COMPUTED // max(rows.n_rows, 1)))
         if rows.factors and fit.result.effects is None:
-            structure = statistics(fit.model).cross.structure
-            if structure.n_root:
+            structure = layout_of(fit.model)
+            if structure.n_root or not fit.model.exact:
                 count = min(count, max(200, int(2 * PATIENCE / seconds_per_node(fit))))
-            if not EffectDraws(fit).independent:
+            if not effect_draws(fit).independent:
                 count = min(count, max(100, MOST_EFFECTS // max(structure.n_effects, 1)))
     if fit.result.chains:  # neighbours in a chain are alike
         return np.linspace(0, total - 1, count).astype(np.int64)
@@ -280,9 +292,10 @@ def linear_means(fit: Posterior, rows: LinearPredictor) -> Array:
     every = np.arange(rows.n_rows, dtype=np.int64)
     eta = rows.common(mean_coefficients(fit)[None, :], every)
     if rows.factors:
-        structure = statistics(fit.model).cross.structure
-        effects = mean_effects(fit)
-        for factor in rows.factors:
+        structure = layout_of(fit.model)
+        met = [factor for factor in rows.factors if fit.model.exact or (factor.codes >= 0).any()]
+        effects = mean_effects(fit) if met else np.empty(0)
+        for factor in met:
             own = np.ascontiguousarray(effects[structure.effects_of(factor.factor)][:, :, None])
             rows.add_effects(eta, factor, own, factor.codes.astype(np.int64), every)
     return eta[:, 0]
@@ -294,6 +307,10 @@ def residual_table(fit: Posterior) -> pandas.DataFrame:
 
     need_rows(fit, "residuals()")
     design = fit.model.design
+    if not fit.model.exact:
+        from partialpool.posterior.response import joint_residuals
+
+        return joint_residuals(fit)
     fitted = linear_means(fit, LinearPredictor.of_design(design, range(len(design.factors))))
     variance = np.broadcast_to(row_variance(design, design.se_sigma).at(_mean_sigma(fit)), design.y.shape)
     residual = design.y - fitted
@@ -345,7 +362,7 @@ def _noise(design: Design, new: NewRows | None, kind: str) -> RowVariance | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
+class Source:
     """Computes the draws of a prediction, the same ones every time."""
 
     fit: Posterior
@@ -356,9 +373,14 @@ class _Source:
     draws: Ints
     first: int | None = None
 
-    def head(self, count: int) -> _Source:
+    def head(self, count: int) -> Source:
         """The same draws of the first rows alone."""
-        return _Source(self.fit, self.rows, self.kind, self.new_groups, self.noise, self.draws, count)
+        return replace(self, first=count)
+
+    @property
+    def factor_rows(self) -> tuple[FactorRows, ...]:
+        """The grouping factors that take part, each once."""
+        return self.rows.factors
 
     @property
     def block_rows(self) -> int:
@@ -367,8 +389,8 @@ class _Source:
     @cached_property
     def order(self) -> Ints:
         """Rows of one group together where effects are drawn block by block."""
-        if self.rows.factors and self._held is None:
-            return np.argsort(self.rows.factors[0].codes, kind="stable")
+        if self.factor_rows and self._held is None:
+            return np.argsort(self.factor_rows[0].codes, kind="stable")
         return np.arange(self.rows.n_rows, dtype=np.int64)
 
     def blocks(self, statistic: Callable[[Array], Array]) -> Iterator[tuple[Ints, Array]]:
@@ -405,7 +427,7 @@ class _Source:
         """Compute what the blocks share, before threads ask for it."""
         _ = self.order, self._sigma, self._held, self._effect_draws
         if self.new_groups == "sample":
-            for factor in self.rows.factors:
+            for factor in self.factor_rows:
                 if factor.labels is not None and (factor.codes < 0).any():
                     self._new_effects(factor)
 
@@ -428,15 +450,15 @@ class _Source:
     # groups that the fit knows
 
     @cached_property
-    def _effect_draws(self) -> EffectDraws:
-        return EffectDraws(self.fit, self.draws)
+    def _effect_draws(self) -> EffectDraws | JointEffectDraws:
+        return effect_draws(self.fit, self.draws)
 
     @cached_property
     def _positions(self) -> dict[int, tuple[Ints, Ints]]:
         """By factor: the known groups that the rows need, and the positions of their effects."""
-        structure = statistics(self.fit.model).cross.structure
+        structure = layout_of(self.fit.model)
         out = {}
-        for factor in self.rows.factors:
+        for factor in self.factor_rows:
             known = factor.codes[: self.first][factor.codes[: self.first] >= 0]
             needed = np.flatnonzero(np.bincount(known, minlength=1)) if known.size else np.empty(0, dtype=np.int64)
             out[factor.factor] = needed, structure.effects_of(factor.factor)[needed]
@@ -465,7 +487,7 @@ class _Source:
             effects = held[factor.factor]
         else:
             needed = np.unique(codes[codes >= 0])
-            structure = statistics(self.fit.model).cross.structure
+            structure = layout_of(self.fit.model)
             drawn = self._effect_draws.of(structure.effects_of(factor.factor)[needed])
             effects = np.ascontiguousarray(np.moveaxis(drawn, 0, 2))
         if not needed.size:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,22 @@ from partialpool.spec.priors import PriorTable
 
 if TYPE_CHECKING:
     from partialpool.posterior.posterior import Posterior
+    from partialpool.spec.families import Family
 
 Arrays = dict[str, NDArray[Any]]
 
 KIND = "partialpool fit"
 #: Goes up when a file of this version could not be read by the last one.
-FORMAT = 1
+FORMAT = 2
+#: That of fits with a Gaussian response, which earlier versions read.
+GAUSSIAN_FORMAT = 1
 MANIFEST = "manifest.json"
 #: deflate's level: higher ones save little on floating-point numbers, and cost much.
 LEVEL = 4
 
 #: What the statistics of a model are made of.
 CLASSES: dict[str, type] = {cls.__name__: cls for cls in (Statistics, CrossProducts, Structure, Elimination)}
+OPTIONAL_ARRAYS = ("effects", "root", "draws_root")
 RESULT_ARRAYS = ("theta", "log_weights", "beta_mean", "beta_sd", "draws_theta", "draws_beta")
 
 
@@ -99,17 +103,18 @@ def _to_parts(fit: Posterior, data: bool) -> tuple[dict[str, Any], Arrays]:
     arrays: Arrays = {f"design/{name}": values for name, values in design["arrays"].items()}
     for name in RESULT_ARRAYS:
         arrays[f"result/{name}"] = getattr(result, name)
-    if result.effects is not None:
-        arrays["result/effects"] = result.effects
+    for name in OPTIONAL_ARRAYS:
+        if getattr(result, name) is not None:
+            arrays[f"result/{name}"] = getattr(result, name)
     arrays["model/column_means"] = model.column_means
     for name, values in row_averages(model).items():
         arrays[f"averages/{name}"] = values
-    if not data:
-        kept = encode(statistics(model), "statistics", arrays)
+    kept = None if data or not model.exact else encode(statistics(model), "statistics", arrays)
     manifest = {
-        "kind": KIND, "format": FORMAT, "data": data, "family": model.family.name, "design": design["json"],
+        "kind": KIND, "format": GAUSSIAN_FORMAT if model.exact else FORMAT, "data": data,
+        "family": model.family.name, "link": model.family.link, "design": design["json"],
         "priors": model.priors.to_json(), "coefficients": asdict(model.coefficients),
-        "result": _result_to_json(result, arrays), "statistics": None if data else kept,
+        "result": _result_to_json(result, arrays), "statistics": kept,
     }  # fmt: skip
     return manifest, arrays
 
@@ -127,7 +132,7 @@ def _result_to_json(result: Result, arrays: Arrays) -> dict[str, Any]:
     return {
         "chains": result.chains, "log_marginal_likelihood": float(result.log_marginal_likelihood),
         "accuracy": _plain(asdict(result.accuracy)), "settings": _plain(asdict(result.settings)), "statistics": extra,
-        "effects": result.effects is not None,
+        "effects": result.effects is not None, "quadrature_nodes": int(result.quadrature_nodes),
     }  # fmt: skip
 
 
@@ -240,7 +245,7 @@ def _from_parts(manifest: dict[str, Any], arrays: Arrays) -> Posterior:
 
     own = {name.removeprefix("design/"): values for name, values in arrays.items() if name.startswith("design/")}
     design = Design.from_state({"json": manifest["design"], "arrays": own})
-    model = Model(design, PriorTable.from_json(manifest["priors"]), resolve_family(manifest["family"]))
+    model = Model(design, PriorTable.from_json(manifest["priors"]), _family(manifest))
     known = manifest["coefficients"]
     listed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     model.__dict__["column_means"] = arrays["model/column_means"]
@@ -249,11 +254,17 @@ def _from_parts(manifest: dict[str, Any], arrays: Arrays) -> Posterior:
         name.removeprefix("averages/"): values for name, values in arrays.items() if name.startswith("averages/")
     }
     model.__dict__["_row_averages"] = averages
-    if not manifest["data"]:
+    if not manifest["data"] and model.exact:
         kept = decode(manifest["statistics"], arrays)
         model.__dict__["_statistics"] = kept
         model.__dict__["row_blocks"] = NoRows(kept.cross.structure)
     return Posterior(model, _result_from_json(manifest["result"], arrays))
+
+
+def _family(manifest: dict[str, Any]) -> Family:
+    family = resolve_family(manifest["family"])
+    link = manifest.get("link", family.link)  # older files have no such key
+    return family if link == family.link else replace(family, link=link)
 
 
 def _result_from_json(content: dict[str, Any], arrays: Arrays) -> Result:
@@ -264,13 +275,15 @@ def _result_from_json(content: dict[str, Any], arrays: Arrays) -> Result:
         name: arrays[entry["array"]] if "array" in entry else entry["value"]
         for name, entry in content["statistics"].items()
     }
+    given: dict[str, Any] = {name: arrays[f"result/{name}"] for name in RESULT_ARRAYS}
+    given |= {name: arrays.get(f"result/{name}") for name in OPTIONAL_ARRAYS}
     return Result(
-        **{name: arrays[f"result/{name}"] for name in RESULT_ARRAYS},
+        **given,
         log_marginal_likelihood=content["log_marginal_likelihood"],
         accuracy=Accuracy(**_known(Accuracy, accuracy)),
         settings=Settings(**_known(Settings, content["settings"])),
         chains=content["chains"],
-        effects=arrays["result/effects"] if content["effects"] else None,
+        quadrature_nodes=content.get("quadrature_nodes", 0),
         statistics=extra,
     )
 

@@ -1,6 +1,7 @@
-"""What each group's own rows say of it: least squares, everything else held at its posterior mean.
+"""What each group's own rows say of it: maximum likelihood, everything else held at its posterior mean.
 
-From the cross-products alone, so that a fit that was saved without its rows has it too.
+For a Gaussian response that is least squares, from the cross-products alone, so that a fit that was saved without its
+rows has it too. For others Newton's method runs over the rows of each group.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra import blocks
 from partialpool.algebra.structure import CrossProducts
+from partialpool.design.predictor import LinearPredictor, factor_columns, factor_predictors
 from partialpool.inference.gaussian import GaussianMarginal
 from partialpool.posterior.summaries import node_weights
 
@@ -26,14 +28,37 @@ SINGULAR = 1e-9
 
 
 def unpooled_effects(fit: Posterior, factor: int) -> Array:
-    """Least-squares effects of each group of a factor, (groups, terms); nan where its rows do not determine them."""
+    """Own effects of each group of a factor, (groups, terms); nan where its rows do not determine them."""
     from partialpool.posterior.groups import mean_coefficients, mean_effects
 
+    if not fit.model.exact:
+        return _own_maxima(fit, factor)
     cross = _cross_products(fit)
     coefficients = fit.model.coefficients
     shift = coefficients.from_public(mean_coefficients(fit)) - np.asarray(coefficients.mean)
     own, rest = normal_equations(cross, factor, shift, mean_effects(fit))
     return _solve(own, rest)[cross.structure.rank[factor]]
+
+
+def _own_maxima(fit: Posterior, factor: int) -> Array:
+    """Maximum-likelihood effects; nan also where they are infinite, as where all of a group's rows are successes."""
+    from partialpool.inference.conditional import OwnEstimates
+    from partialpool.posterior.effects import leaf_conditional
+    from partialpool.posterior.groups import mean_effects
+    from partialpool.posterior.predict import linear_means
+
+    design, hyper = fit.model.design, fit.model.hyperparameters
+    others = [f for f in range(len(design.factors)) if f != factor]
+    means = node_weights(fit.result) @ fit.result.theta
+    logs = dict(zip((name for name, _ in hyper.auxiliary), means[hyper.auxiliary_slice], strict=True))
+    first, second = (*(logs.get(name, 0.0) for name in fit.model.family.parameters), 0.0, 0.0)[:2]
+    eta0 = linear_means(fit, LinearPredictor.of_design(design, others))
+    eta1 = np.full(design.y.size, first)
+    if len(design.prefixes) > 1:
+        eta1 = linear_means(fit, LinearPredictor.of_design(design, others, 1))
+    start = mean_effects(fit)[fit.model.latent.effects_of(factor)]
+    columns, parts = factor_columns(design)[factor], factor_predictors(design)[factor]
+    return OwnEstimates(leaf_conditional(fit)).of(factor, (eta0, eta1), float(second), columns, parts, start)
 
 
 def _cross_products(fit: Posterior) -> CrossProducts:

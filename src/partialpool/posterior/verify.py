@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.inference.base import MAX_RHAT, Settings
+from partialpool.inference.base import MAX_RHAT, Engine, Settings
 from partialpool.inference.diagnostics import ess_bulk
-from partialpool.inference.reference import ReferenceEngine
-from partialpool.posterior.groups import effect_summary, factor_terms
+from partialpool.inference.importance import effective_sample_size
+from partialpool.posterior.groups import effect_summary, factor_terms, layout_of
 from partialpool.posterior.summaries import in_chains
 
 if TYPE_CHECKING:
@@ -101,13 +101,19 @@ def verify(fit: Posterior, ess: float | None = None, seed: int | None = None) ->
     from partialpool.posterior.posterior import Posterior
 
     settings = _settings(fit, ess, seed)
-    result = ReferenceEngine().run(fit.model, settings)
+    result = _reference_engine(fit).run(fit.model, settings)
     reason = "NUTS on the whole model, nothing integrated out, to verify a fit"
     reference = Posterior(fit.model, replace(result, accuracy=replace(result.accuracy, reason=reason)))
     table = _parameter_table(fit, reference)
     groups = _group_table(fit, reference)
     agrees, verdict = _verdict(table, groups, reference)
     return Verification(table, groups, agrees, verdict, reference)
+
+
+def _reference_engine(fit: Posterior) -> Engine:
+    from partialpool.inference.select import select_engine
+
+    return select_engine(fit.model, "nuts")[0]
 
 
 def _settings(fit: Posterior, ess: float | None, seed: int | None) -> Settings:
@@ -117,7 +123,8 @@ def _settings(fit: Posterior, ess: float | None, seed: int | None) -> Settings:
     if seed is not None and not (_is_number(seed, int | np.integer) and seed >= 0):
         raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
     own = fit.result.settings
-    return replace(own, draws=4000, ess=float(asked), seed=int(own.seed + 1 if seed is None else seed))
+    other = int(own.seed + 1 if seed is None else seed)
+    return replace(own, draws=4000, ess=float(asked), seed=other, parameterization=None)
 
 
 def _is_number(value: object, kinds: Any) -> bool:
@@ -152,11 +159,11 @@ def _group_table(fit: Posterior, reference: Posterior) -> pandas.DataFrame:
     rows = []
     for f, factor in enumerate(design.factors):
         ours, theirs = effect_summary(fit, f, "effect"), effect_summary(reference, f, "effect")
-        positions = fit.model.row_blocks.structure.effects_of(f)
+        positions = layout_of(fit.model).effects_of(f)
         assert effects is not None
         # what is known of u given theta is exact, so that its mean is known as well as theta's worst parameter
-        own = _effect_ess(fit, positions)
-        error = np.sqrt(ours.sd**2 / own + theirs.sd**2 / _effect_ess(reference, positions))
+        own = _effect_ess(fit, positions, f)
+        error = np.sqrt(ours.sd**2 / own + theirs.sd**2 / _effect_ess(reference, positions, f))
         z = np.divide(ours.mean - theirs.mean, error, out=np.zeros_like(error), where=error > 0)
         group, term = np.unravel_index(int(np.abs(z).argmax()), z.shape)
         names = factor_terms(design, f)
@@ -165,14 +172,38 @@ def _group_table(fit: Posterior, reference: Posterior) -> pandas.DataFrame:
     return frame.set_index("factor")
 
 
-def _effect_ess(fit: Posterior, positions: NDArray[np.int64]) -> Array:
+def _effect_ess(fit: Posterior, positions: NDArray[np.int64], factor: int) -> Array:
     """Effective sample size of the mean of each effect (groups, terms)."""
     effects, chains = fit.result.effects, fit.result.chains
+    if effects is None and chains and fit.result.draws_root is not None:
+        first = fit.model.latent.n_effects - fit.model.latent.n_root  # the leaf's effects come first
+        if int(positions.min()) >= first:
+            effects, positions = fit.result.draws_root, positions - first
     if effects is None:
         ess = list(fit.accuracy.ess.values())
-        return np.full(positions.shape, max(1.0, min(ess)) if ess else float(fit.result.draws_theta.shape[0]))
+        known = max(1.0, min(ess)) if ess else float(fit.result.draws_theta.shape[0])
+        if not fit.model.exact and factor == fit.model.latent.leaf:
+            from partialpool.posterior.effects import leaf_summary
+
+            known = min(known, float(leaf_summary(fit).nodes))
+        elif not fit.model.exact:
+            return _node_ess(fit, factor)
+        return np.full(positions.shape, known)
     length = effects.shape[0] // chains * chains  # thinned evenly, one chain after another
     return np.maximum(1.0, ess_bulk(in_chains(effects[:length][:, positions], chains)))
+
+
+def _node_ess(fit: Posterior, factor: int) -> Array:
+    """The same of effects that stand among the nodes."""
+    layout, root = fit.model.latent, fit.result.root
+    assert root is not None
+    shape = layout.sizes[factor], layout.widths[factor]
+    own = root[:, layout.root_at(factor) : layout.root_at(factor) + shape[0] * shape[1]]
+    if fit.result.chains:
+        found = ess_bulk(in_chains(own, fit.result.chains))
+    else:
+        found = np.minimum(effective_sample_size(fit.result.log_weights, own), len(own))
+    return np.maximum(1.0, found.reshape(shape))
 
 
 def _verdict(table: pandas.DataFrame, groups: pandas.DataFrame, reference: Posterior) -> tuple[bool, str]:

@@ -216,6 +216,22 @@ def response_of(fit: Any) -> str:
     return str(fit.model.design.terms.response.expression)
 
 
+def scale_of(fit: Any, term: str = "") -> str:
+    """What the linear predictor of a term measures: the response itself, its link, or the log of a parameter."""
+    design = fit.model.design
+    for prefix in design.prefixes[1:]:
+        if term.startswith(prefix):
+            return f"log {prefix.rstrip('.')}"
+    link = fit.model.family.link
+    return response_of(fit) if link == "identity" else f"{link} of {response_of(fit)}"
+
+
+def term_axis(fit: Any, term: str) -> str:
+    """What the axis of a term's coefficient measures, in the linear predictor that it belongs to."""
+    prefix = next((own for own in fit.model.design.prefixes[1:] if term.startswith(own)), "")
+    return term_label(term.removeprefix(prefix), scale_of(fit, term))
+
+
 def term_label(term: str, response: str) -> str:
     """What the axis of a term's coefficient measures."""
     return f"Intercept ({response})" if term == "Intercept" else f"Slope of {term} ({response} per unit)"

@@ -17,6 +17,8 @@ from partialpool.spec.distributions import LKJ, Distribution, Normal
 
 Array = NDArray[np.float64]
 INTERCEPT = "Intercept"
+#: The families' own parameters, which are positive.
+OWN_PARAMETERS = ("sigma", "nu", "phi", "shape")
 
 
 def densities(fit: Any, names: Sequence[str] | None, figsize: tuple[float, float] | None) -> Figure:
@@ -49,7 +51,7 @@ def support_of(name: str) -> tuple[float, float]:
     """The values that a parameter can take, by its name."""
     if name.startswith("cor("):
         return (-1.0, 1.0)
-    positive = name == "sigma" or (name.startswith("sd(") and name.endswith(")"))
+    positive = name in OWN_PARAMETERS or (name.startswith("sd(") and name.endswith(")"))
     return (0.0, math.inf) if positive else (-math.inf, math.inf)
 
 
@@ -78,8 +80,8 @@ def _panel(axes: Axes, fit: Any, name: str) -> None:
 def prior_density(model: Any, name: str, places: Array) -> Array | None:
     """The prior density of a parameter as `summary()` names it; None where it is flat or has no simple form."""
     priors = model.priors
-    if name == INTERCEPT and INTERCEPT in priors:
-        prior = _intercept_prior(model)
+    if name.rpartition(".")[2] == INTERCEPT and name in priors and name in model.design.x_names:
+        prior = _intercept_prior(model, name)
     elif name in priors:
         prior = priors[name]
     else:
@@ -91,12 +93,13 @@ def prior_density(model: Any, name: str, places: Array) -> Array | None:
     return np.exp(prior.log_density(places))
 
 
-def _intercept_prior(model: Any) -> Distribution | None:
+def _intercept_prior(model: Any, intercept: str) -> Distribution | None:
     """The prior of the intercept as written in the formula, which the one at the predictors' means implies."""
-    prior: Distribution = model.priors[INTERCEPT]
-    if model.priors.matched_key(INTERCEPT) == INTERCEPT:
+    prior: Distribution = model.priors[intercept]
+    if model.priors.matched_key(intercept) == intercept:
         return prior
-    others = [name for name in model.design.x_names if name != INTERCEPT]
+    own = dict(zip(model.design.x_names, model.design.x_predictor.tolist(), strict=True))
+    others = [name for name in own if name != intercept and own[name] == own[intercept]]
     if not others:
         return prior
     slopes = [model.priors[name] for name in others]

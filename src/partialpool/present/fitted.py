@@ -37,13 +37,28 @@ def fitted(fit: Any, ax: Axes | None, figsize: tuple[float, float] | None) -> Fi
     return _observed_against_fitted(fit, ax, figsize) if lines is None else _panels(fit, lines, figsize)
 
 
+def observed_of(design: Any) -> Array:
+    """The response on the scale of its expectation: the share of events where there are trials."""
+    y = np.asarray(design.y, dtype=float)
+    return y if design.trials is None else y / design.trials
+
+
+def response_label(fit: Any) -> str:
+    """What `observed_of` measures."""
+    design = fit.model.design
+    if design.trials is not None:
+        return f"{canvas.response_of(fit)} per trial"
+    return canvas.response_of(fit) if design.success is None else f"probability of {design.success}"
+
+
 def _lines_of(design: Any) -> Lines | None:
     """The predictor and the factor, where the model has exactly one of each and nothing else."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     if len(design.factors) != 1 or design.terms.offsets or not len(design.data):
         return None
-    texts = [design.terms.common, *(term.effects for term in design.terms.groups)]
+    texts = [design.terms.common, *(term.effects for term in design.terms.all_groups)]
+    texts += [part.common for part in design.terms.predictors.values()]
     used = [name for text in texts for name in variables_of(text)]
     predictors = list(dict.fromkeys(used))
     if len(predictors) != 1 or not len(design.y):
@@ -64,13 +79,14 @@ def _panels(fit: Any, lines: Lines, figsize: tuple[float, float] | None) -> Figu
     figure = canvas.new_figure(figsize or (max(4.8, 1.55 * across + 0.6), 1.1 + 1.5 * down))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     x = design.data[lines.predictor].to_numpy(dtype=float)
+    observed = observed_of(design)
     places, mean, low, high, common = _curves(fit, lines, chosen)
     for position, (axes, group) in enumerate(zip(grid.flat, chosen, strict=False)):
         own = lines.factor.codes == group
         axes.fill_between(places, low[position], high[position], color=canvas.POOLED, alpha=0.22, linewidth=0)
         axes.plot(places, mean[position], color=canvas.POOLED, linewidth=1.6)
         axes.plot(places, common[position], color=canvas.MUTED, linewidth=1.2, linestyle="--", zorder=1)
-        axes.scatter(x[own], design.y[own], s=9, color="#333333", zorder=3, linewidths=0)
+        axes.scatter(x[own], observed[own], s=9, color="#333333", zorder=3, linewidths=0)
         axes.set_title(canvas.clip(str(lines.factor.labels[group]), 16), fontsize=canvas.SMALL, pad=2)
         axes.tick_params(labelsize=canvas.SMALL)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=design.data[lines.predictor].dtype.kind in "iu"))
@@ -82,8 +98,9 @@ def _panels(fit: Any, lines: Lines, figsize: tuple[float, float] | None) -> Figu
         axes.set_visible(False)
     note = "" if count == len(lines.factor.labels) else f" ({count} of {len(lines.factor.labels):,} groups)"
     figure.supxlabel(lines.predictor, fontsize=10)
-    figure.supylabel(canvas.response_of(fit), fontsize=10)
-    title = f"{canvas.response_of(fit)} by {lines.predictor}, a panel a {lines.factor.name}{note}"
+    response = response_label(fit)
+    figure.supylabel(response, fontsize=10)
+    title = f"{response} by {lines.predictor}, a panel a {lines.factor.name}{note}"
     figure.legend(
         handles=[
             Line2D([], [], color="#333333", marker="o", markersize=3, linestyle="none", label="data"),
@@ -129,7 +146,7 @@ def _curves(fit: Any, lines: Lines, chosen: list[int]) -> tuple[Array, Array, Ar
 def _observed_against_fitted(fit: Any, ax: Axes | None, figsize: tuple[float, float] | None) -> Figure:
     """A point a row; a good fit lies along the line."""
     fitted_values = np.asarray(fit.predict().mean, dtype=float)
-    observed = np.asarray(fit.model.design.y, dtype=float)
+    observed = observed_of(fit.model.design)
     notes = []
     if observed.size > MAX_POINTS:
         keep = np.unique(np.linspace(0, observed.size - 1, MAX_POINTS).astype(int))
@@ -148,7 +165,7 @@ def _observed_against_fitted(fit: Any, ax: Axes | None, figsize: tuple[float, fl
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(low - margin, high + margin)
     axes.set_box_aspect(1)
-    response = canvas.response_of(fit)
+    response = response_label(fit)
     axes.set_xlabel(f"Fitted {response} (posterior mean)")
     axes.set_ylabel(f"Observed {response}")
     canvas.tidy(axes, grid="both")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from partialpool.present import canvas
+from partialpool.present.density import OWN_PARAMETERS
 from partialpool.present.shrinkage import factor_named
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def group_forest(fit: Any, factor: str, ax: Axes | None, figsize: tuple[float, f
     for axes, term in zip(panels, terms, strict=True):
         _intervals(axes, by_term[term].loc[shown], places)
         axes.axvline(0, color=canvas.POPULATION, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        axes.set_xlabel(canvas.term_label(term, canvas.response_of(fit)))
+        axes.set_xlabel(canvas.term_axis(fit, term))
         axes.set_ylim(-0.8, places[-1] + 0.8)
     panels[0].set_yticks(places, [canvas.clip(str(name)) for name in shown], fontsize=canvas.SMALL)
     panels[0].set_ylabel(factor)
@@ -89,7 +90,7 @@ def _intervals(axes: Axes, rows: pandas.DataFrame, places: Any) -> None:
 
 
 def _blocks(frame: pandas.DataFrame) -> list[list[str]]:
-    """Coefficients, then sds, then correlations: runs of one kind that can share an axis."""
+    """Coefficients, then sds and the family's parameters, then correlations: runs that can share an axis."""
     blocks: list[list[str]] = []
     order = ("coefficient", "sd", "correlation")
     for name in sorted((str(name) for name in frame.index), key=lambda name: order.index(_kind(name))):
@@ -103,7 +104,7 @@ def _blocks(frame: pandas.DataFrame) -> list[list[str]]:
 def _kind(name: str) -> str:
     if name.startswith("cor("):
         return "correlation"
-    return "sd" if name.startswith("sd(") or name == "sigma" else "coefficient"
+    return "sd" if name.startswith("sd(") or name in OWN_PARAMETERS else "coefficient"
 
 
 def _shareable(frame: pandas.DataFrame, names: list[str]) -> bool:

@@ -77,7 +77,7 @@ def _dumbbells(
     axes.set_yticks(places, labels, fontsize=canvas.SMALL)
     axes.set_ylim(-0.8, len(shown) - 0.2)
     axes.set_ylabel(f"{factor} (rows)" if varies else factor)
-    axes.set_xlabel(canvas.term_label(term, canvas.response_of(fit)))
+    axes.set_xlabel(canvas.term_axis(fit, term))
     canvas.tidy(axes)
     canvas.legend_above(axes)
     if ax is None:
@@ -117,9 +117,8 @@ def _arrows(
         raw[:, 0], raw[:, 1], s=size, facecolors="none", edgecolors=canvas.RAW, label="no pooling (own rows alone)"
     )
     axes.scatter(pooled[:, 0], pooled[:, 1], s=size, color=canvas.POOLED, label="partial pooling", zorder=3)
-    response = canvas.response_of(fit)
-    axes.set_xlabel(canvas.term_label(across, response))
-    axes.set_ylabel(canvas.term_label(up, response))
+    axes.set_xlabel(canvas.term_axis(fit, across))
+    axes.set_ylabel(canvas.term_axis(fit, up))
     axes.margins(0.08)
     canvas.tidy(axes, grid="both")
     canvas.legend_above(axes, extra=ellipses)

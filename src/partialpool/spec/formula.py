@@ -7,8 +7,8 @@ with the intercept written out (``1 + ...`` or ``0 + ...``), so that nothing dow
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from partialpool.errors import FormulaError, did_you_mean
 
@@ -71,14 +71,43 @@ class Response:
 
 
 @dataclass(frozen=True)
+class Predictor:
+    """The formula of a family's own parameter, such as ``sigma ~ z + (1 | g)``: it has neither response nor offsets."""
+
+    formula: str
+    common: str
+    groups: tuple[GroupTerm, ...]
+
+
+@dataclass(frozen=True)
 class Terms:
-    """A formula, read. Made by :func:`parse_formula`."""
+    """A formula, read. Made by :func:`parse_formula`, and by :func:`partialpool.formula` where there are several.
+
+    `formula` is the whole text, ``y ~ x, sigma ~ z``; `main` that of the response's mean. `predictors` holds the
+    formulas of other parameters of the family, by name.
+    """
 
     formula: str
     response: Response
     common: str
     offsets: tuple[str, ...]
     groups: tuple[GroupTerm, ...]
+    predictors: Mapping[str, Predictor] = field(default_factory=dict, hash=False)
+
+    @property
+    def main(self) -> str:
+        """The formula of the mean."""
+        return _cut(self.formula, ",")[0] if self.predictors else self.formula
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """By linear predictor, what its names begin with: nothing for the mean, ``sigma.`` for sigma."""
+        return ("", *(f"{name}." for name in self.predictors))
+
+    @property
+    def all_groups(self) -> tuple[GroupTerm, ...]:
+        """The group terms of the mean, then those of the other parameters."""
+        return sum((part.groups for part in self.predictors.values()), self.groups)
 
     def __str__(self) -> str:
         return self.formula
@@ -293,7 +322,10 @@ def _sides(text: str) -> tuple[str, str]:
     if len(sides) == 1:
         raise FormulaError(f"The formula {text!r} has no '~'; write response ~ predictors, as in 'y ~ x + (1|g)'.")
     if len(sides) > 2:
-        raise FormulaError(f"The formula {text!r} has more than one '~'; keep one, between response and predictors.")
+        raise FormulaError(
+            f"The formula {text!r} has more than one '~'; keep one, between response and predictors (a formula of "
+            "another parameter goes into pp.formula('y ~ x', sigma='~ z'))."
+        )
     if not sides[0]:
         raise FormulaError(f"The formula {text!r} names no response; put it before the '~', as in 'y {text}'.")
     if not sides[1]:

@@ -1,8 +1,9 @@
 r"""The vector theta of hyperparameters: its layout, its public names, its prior density.
 
 theta holds, on an unconstrained scale and in this order: for each group term its log sds and the coordinates of its
-correlations (`TermCovariance`), then log sigma (unless the standard errors are known), then one ``log lambda`` for
-each coefficient with a Student-t prior, which is written as a scale mixture of normals:
+correlations (`TermCovariance`), then log sigma of a Gaussian response (unless the standard errors are known) or the
+logs of the family's own parameters, then, for a Gaussian response, one ``log lambda`` for each coefficient with a
+Student-t prior, which is written as a scale mixture of normals:
 ``beta_j | lambda_j ~ N(m_j, s_j^2 lambda_j)``, ``lambda_j ~ InverseGamma(nu / 2, nu / 2)``.
 """
 
@@ -67,8 +68,10 @@ class Hyperparameters:
     terms : the group terms.
     widths, lam_at : by factor, the number of effects of a group and where its Lambda starts in the flat vector.
     sds, correlations : priors by term: those of its sds, and of its correlations (None where there are none).
-    sigma : the prior of sigma, or None where the residual sd is known.
+    sigma : the prior of sigma of a Gaussian response that is integrated out exactly, or None where the residual sd is
+        known or the response is another.
     mixtures : coefficients with a Student-t prior.
+    auxiliary : names and priors of the parameters of another family (``phi``, ``nu``) that have no formula.
     """
 
     terms: tuple[TermLayout, ...]
@@ -78,35 +81,49 @@ class Hyperparameters:
     correlations: tuple[LKJ | None, ...]
     sigma: Distribution | None
     mixtures: tuple[Mixture, ...] = ()
+    auxiliary: tuple[tuple[str, Distribution], ...] = ()
 
     @property
-    def sigma_at(self) -> int | None:
-        """Position of log sigma in theta."""
-        if self.sigma is None:
-            return None
+    def _n_terms(self) -> int:
         return sum(term.covariance.n_parameters for term in self.terms)
 
     @property
+    def sigma_at(self) -> int | None:
+        """Position of log sigma of a Gaussian response in theta."""
+        return None if self.sigma is None else self._n_terms
+
+    @property
     def size(self) -> int:
-        n_terms = sum(term.covariance.n_parameters for term in self.terms)
-        return n_terms + (self.sigma is not None) + len(self.mixtures)
+        return self._n_terms + (self.sigma is not None) + len(self.auxiliary) + len(self.mixtures)
+
+    @property
+    def auxiliary_slice(self) -> slice:
+        """Where the logs of the family's parameters stand in theta."""
+        start = self._n_terms + (self.sigma is not None)
+        return slice(start, start + len(self.auxiliary))
+
+    def auxiliary_at(self, name: str) -> int:
+        """Position of the log of one of the family's parameters in theta."""
+        return int(self.auxiliary_slice.start) + [own for own, _ in self.auxiliary].index(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Public names of the hyperparameters: sds and correlations term by term, then sigma."""
+        """Public names: sds and correlations term by term, then sigma or the family's own parameters."""
         out: list[str] = []
         for term in self.terms:
             out += [*term.sd_names, *term.cor_names]
-        return (*out, *(["sigma"] if self.sigma is not None else []))
+        return (*out, *(["sigma"] if self.sigma is not None else []), *(name for name, _ in self.auxiliary))
 
     def public(self, theta: Array) -> Array:
-        """sds, correlations and sigma, (K, len(names)), from theta (K, size)."""
+        """sds, correlations, sigma and the family's parameters, (K, len(names)), from theta (K, size)."""
         parts = []
         for term in self.terms:
             own = theta[:, term.parameters]
             parts += [term.covariance.sds(own), term.covariance.correlations(own)]
         if self.sigma_at is not None:
             parts.append(np.exp(theta[:, self.sigma_at : self.sigma_at + 1]))
+        if self.auxiliary:
+            parts.append(np.exp(theta[:, self.auxiliary_slice]))
         return np.concatenate(parts, axis=1) if parts else np.empty((theta.shape[0], 0))
 
     def from_public(self, values: Mapping[str, float]) -> Array:
@@ -115,7 +132,8 @@ class Hyperparameters:
         Raises
         ------
         ModelError
-            Where a value is missing, an sd is negative, or correlations are not those of a covariance matrix.
+            Where a value is missing, an sd is negative, a family's parameter is not above 0, or correlations are not
+            those of a covariance matrix.
         """
         theta = np.zeros(self.size)
         for term in self.terms:
@@ -133,11 +151,16 @@ class Hyperparameters:
                 shown = ", ".join(term.cor_names)
                 raise ModelError(f"{shown}: these correlations do not belong to any covariance matrix.") from None
         if self.sigma_at is not None:
-            sigma = _value(values, "sigma", self.names)
-            if not sigma > 0:
-                raise ModelError(f"sigma = {sigma:g} is not possible; it must be above 0.")
-            theta[self.sigma_at] = math.log(sigma)
+            theta[self.sigma_at] = math.log(self._positive(values, "sigma"))
+        for column, (name, _) in zip(range(self.size)[self.auxiliary_slice], self.auxiliary, strict=True):
+            theta[column] = math.log(self._positive(values, name))
         return theta
+
+    def _positive(self, values: Mapping[str, float], name: str) -> float:
+        value = _value(values, name, self.names)
+        if not 0 < value < math.inf:
+            raise ModelError(f"{name} = {value:g} is not possible; it must be above 0{' and finite' * (value > 0)}.")
+        return value
 
     def factors(self, theta: Array) -> Array:
         """All Lambda, flat: (K, sum of widths^2)."""
@@ -173,6 +196,8 @@ class Hyperparameters:
                 gradient[:, term.at + term.covariance.size : term.parameters.stop] += slope
         if self.sigma is not None and self.sigma_at is not None:
             _add_positive(self.sigma, theta, self.sigma_at, value, gradient)
+        for column, (_, prior) in zip(range(self.size)[self.auxiliary_slice], self.auxiliary, strict=True):
+            _add_positive(prior, theta, column, value, gradient)
         for column, mixture in zip(range(self.size)[self.mixture_slice()], self.mixtures, strict=True):
             shape = mixture.nu / 2
             x = theta[:, column]
@@ -207,6 +232,8 @@ class Hyperparameters:
                 theta[:, term.at + covariance.size + column] = np.arctanh(np.clip(partial, -1 + 1e-16, 1 - 1e-16))
         if self.sigma is not None and self.sigma_at is not None:
             theta[:, self.sigma_at] = np.log(self.sigma.sample(rng, size))
+        for column, (_, prior) in zip(range(self.size)[self.auxiliary_slice], self.auxiliary, strict=True):
+            theta[:, column] = np.log(prior.sample(rng, size))
         for column, mixture in zip(range(self.size)[self.mixture_slice()], self.mixtures, strict=True):
             shape = mixture.nu / 2
             theta[:, column] = np.log(shape / rng.gamma(shape, 1.0, size))

@@ -42,7 +42,8 @@ __all__ = [
 INTERCEPT = "Intercept"
 CENTERED_INTERCEPT = "Intercept(centered)"
 
-_KINDS = ("coefficient", "intercept", "sd", "cor", "sigma")
+_KINDS = ("coefficient", "intercept", "sd", "cor", "sigma", "family")
+_POSITIVE = ("sd", "sigma", "family")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Slot:
     name : str
         The parameter's public name, "sd(Days|Subject)".
     kind : str
-        "coefficient", "intercept", "sd", "cor" or "sigma".
+        "coefficient", "intercept", "sd", "cor", "sigma" or "family" (a positive parameter of the family: phi, nu).
     keys : tuple of str
         Names that address it, most specific first. The slot's own name always does, "beta" every coefficient but the
         intercept, and "Intercept" and "Intercept(centered)" the intercept.
@@ -62,6 +63,9 @@ class Slot:
         The prior in force where the user names none.
     note : str
         How the default was scaled.
+    prefix : str
+        What the names of its linear predictor begin with: nothing for the mean's, "sigma." for that of sigma, whose
+        coefficients "sigma.beta" addresses.
 
     Examples
     --------
@@ -74,6 +78,7 @@ class Slot:
     keys: tuple[str, ...]
     default: Distribution
     note: str = ""
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -84,9 +89,9 @@ class Slot:
         """Every name that addresses this slot, most specific first."""
         implied: tuple[str, ...] = ()
         if self.kind == "coefficient":
-            implied = ("beta",)
+            implied = (f"{self.prefix}beta",)
         elif self.kind == "intercept":
-            implied = (INTERCEPT, CENTERED_INTERCEPT)
+            implied = (f"{self.prefix}{INTERCEPT}", f"{self.prefix}{CENTERED_INTERCEPT}")
         return tuple(dict.fromkeys((self.name, *self.keys, *implied)))
 
 
@@ -105,7 +110,7 @@ class _Entry:
         if self.matched_key is None:
             return self.slot.note
         if self.slot.kind == "intercept":
-            centered = self.matched_key == CENTERED_INTERCEPT
+            centered = self.matched_key == f"{self.slot.prefix}{CENTERED_INTERCEPT}"
             return "at the mean of the predictors" if centered else "as written in the formula"
         return "" if self.matched_key == self.slot.name else f"through {self.matched_key!r}"
 
@@ -178,6 +183,7 @@ class PriorTable(Mapping[str, Distribution]):
                 "keys": list(entry.slot.keys),
                 "default": distribution_to_json(entry.slot.default),
                 "note": entry.slot.note,
+                "prefix": entry.slot.prefix,
                 "prior": distribution_to_json(entry.prior),
                 "matched_key": entry.matched_key,
             }
@@ -241,10 +247,9 @@ def resolve_priors(user: Mapping[str, Distribution | str] | None, slots: Sequenc
             raise PriorError(f"No parameter of this model takes the prior {key!r}. {_candidates(key, slots)}")
     entries, used = [], set()
     for slot in slots:
-        if slot.kind == "intercept" and INTERCEPT in given and CENTERED_INTERCEPT in given:
-            raise PriorError(
-                f"There are priors on both {INTERCEPT!r} and {CENTERED_INTERCEPT!r}, which are one parameter; keep one."
-            )
+        both = [f"{slot.prefix}{name}" for name in (INTERCEPT, CENTERED_INTERCEPT)]
+        if slot.kind == "intercept" and all(name in given for name in both):
+            raise PriorError(f"There are priors on {both[0]!r} and {both[1]!r}, which are one parameter; keep one.")
         matched = next((address for address in slot.addresses if _squeeze(address) in given), None)
         prior = slot.default if matched is None else given[_squeeze(matched)][1]
         if matched is not None:
@@ -301,11 +306,11 @@ def _check_kind(slot: Slot, prior: Distribution) -> None:
             mend = "LKJ(1), which is flat over correlation matrices" if flat else "LKJ(2), for example"
             raise PriorError(f"{slot.name!r} is a correlation and cannot have the prior {prior}; write {mend}.")
     elif isinstance(prior, LKJ):
-        mend = "HalfNormal(1)" if slot.kind in ("sd", "sigma") else "Normal(0, 1)"
+        mend = "HalfNormal(1)" if slot.kind in _POSITIVE else "Normal(0, 1)"
         raise PriorError(
             f"{prior} is a prior of correlations, and {slot.name!r} is not one; write {mend}, for example."
         )
-    elif slot.kind in ("sd", "sigma"):
+    elif slot.kind in _POSITIVE:
         _check_positive(slot, prior)
     elif prior.support[0] == 0.0 and prior.support[1] == float("inf"):
         raise PriorError(
@@ -334,11 +339,15 @@ def _refuse_pair(key: str, slots: Sequence[Slot]) -> None:
 
 
 def _check_positive(slot: Slot, prior: Distribution) -> None:
+    if slot.kind == "family" and isinstance(prior, Flat):
+        raise PriorError(
+            f"A flat prior on {slot.name!r} has no proper posterior: the likelihood does not vanish as {slot.name} "
+            f"grows. Use a proper one, such as the default, {slot.default}."
+        )
     if isinstance(prior, Flat) or prior.support[0] >= 0.0:
         return
-    raise PriorError(
-        f"{slot.name!r} is a standard deviation, and {prior} reaches below zero; write {_half_version(prior)}."
-    )
+    what = "a positive parameter of the family" if slot.kind == "family" else "a standard deviation"
+    raise PriorError(f"{slot.name!r} is {what}, and {prior} reaches below zero; write {_half_version(prior)}.")
 
 
 def _half_version(prior: Distribution) -> str:
@@ -385,7 +394,8 @@ def _describe(value: object) -> str:
 
 
 def _entry_from_json(row: Mapping[str, Any]) -> _Entry:
-    slot = Slot(row["name"], row["kind"], tuple(row["keys"]), distribution_from_json(row["default"]), row["note"])
+    default = distribution_from_json(row["default"])
+    slot = Slot(row["name"], row["kind"], tuple(row["keys"]), default, row["note"], row.get("prefix", ""))
     return _Entry(slot, distribution_from_json(row["prior"]), row["matched_key"])
 
 

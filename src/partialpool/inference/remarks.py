@@ -1,0 +1,158 @@
+"""What the data say against a model, seen at its mode: separation, runaway sds, overdispersion; each with its mend."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.errors import ModelError
+from partialpool.inference.joint import JointDensity
+from partialpool.inference.root import RootLaplace, definite
+from partialpool.spec.distributions import Flat
+
+Array = NDArray[np.float64]
+
+#: Share of the prior's sd that a coefficient's posterior keeps where the data hardly speak of it.
+UNTOLD = 0.6
+#: Change of a log odds or log mean over the range of a predictor that no data tell apart from infinity.
+INFINITE = 12.0
+#: Group sd on a log odds or log scale beyond which nearly every group is all or nothing.
+RUNAWAY_SD = 8.0
+#: Observed over expected variance that is told, and how many of its standard errors it must lie above 1.
+EXCESS, CERTAIN = 1.5, 5.0
+#: Families whose variance follows from the mean alone, and the one with a variance of its own.
+WIDER = {"poisson": "negative_binomial", "binomial": "beta_binomial", "geometric": "negative_binomial"}
+LINKS = ("logit", "probit", "cloglog", "log")
+
+
+def remarks(laplace: RootLaplace) -> tuple[str, ...]:
+    """Sentences for `fit.accuracy`.
+
+    Raises
+    ------
+    ModelError
+        Where a coefficient under a flat prior runs away: its posterior does not exist.
+    """
+    density = laplace.density
+    return (*_separation(laplace), *_runaway(laplace), *_overdispersion(density, laplace))
+
+
+def _separation(laplace: RootLaplace) -> list[str]:
+    """Coefficients that only their prior holds back."""
+    density = laplace.density
+    model = density.model
+    if model.family.link not in LINKS or not density.p:
+        return []
+    point = laplace.point(laplace.phi, laplace.root)
+    precision = definite(laplace.matrices(laplace.phi[None, :], point)[0])
+    sd = np.sqrt(np.maximum(np.diag(np.linalg.inv(precision))[: density.p], 0.0)) * density.scale
+    gamma = density.gamma(point[None, :])[0]
+    out = []
+    for j, name in enumerate(model.coefficients.names):
+        column = model.design.V[:, model.design.x_columns[j]]
+        width = float(np.ptp(column))
+        if not width or model.design.x_predictor[j] != 0:
+            continue
+        prior = model.priors[name]
+        run = abs(gamma[j]) * width
+        if isinstance(prior, Flat):
+            if run > INFINITE and sd[j] * width > INFINITE / 3:
+                raise ModelError(
+                    f"The coefficient of {name!r} runs away (it reached {gamma[j]:.3g}): {name!r} separates the "
+                    f"outcomes, and under its flat prior there is no posterior. Give it a proper one: "
+                    f"{_tame(name, column, 2.5)}."
+                )
+            continue
+        if sd[j] > UNTOLD * density.scale[j] and run > 2.5 and _separates(model, column):
+            out.append(
+                f"{name!r} separates the outcomes: the data alone would send its coefficient to infinity, and its "
+                f"size, {gamma[j]:.2g} with sd {sd[j]:.2g}, is that of its prior {prior}. A prior of what is plausible "
+                f"tames it, such as {_tame(name, column, 1.0)}."
+            )
+    return out
+
+
+def _tame(name: str, column: Array, size: float) -> str:
+    """A prior that lets one sd of a predictor change the link by about `size`."""
+    return f"priors={{{name!r}: pp.Normal(0, {_short(size / (float(np.std(column)) or 1.0))})}}"
+
+
+def _separates(model: object, column: Array) -> bool:
+    """Whether at one end of a predictor every outcome is the same, and all its other outcomes lie beyond."""
+    design = model.design  # type: ignore[attr-defined]
+    y, trials = design.y, design.trials
+    full = np.ones_like(y) if trials is None else trials
+    events, others = y > 0, y < full
+    family = model.family  # type: ignore[attr-defined]
+    if not family.takes_trials and family.name != "bernoulli":
+        others = y == 0
+    if not events.any() or not others.any():
+        return True
+    binary = np.unique(column).size == 2
+    if binary:
+        ends = [column == end for end in np.unique(column)]
+        return any(not (events & end).any() or not (others & end).any() for end in ends)
+    return bool(column[events].min() >= column[others].max() or column[events].max() <= column[others].min())
+
+
+def _runaway(laplace: RootLaplace) -> list[str]:
+    """Group sds at which nearly every group is all or nothing."""
+    density = laplace.density
+    model = density.model
+    if model.family.link not in LINKS:
+        return []
+    theta = density.theta(laplace.t(laplace.phi[None, :]))
+    out = []
+    for term, group in zip(model.hyperparameters.terms, model.design.groups, strict=True):
+        sds = term.covariance.sds(theta[:, term.parameters])[0]
+        for name, sd, column in zip(term.names, sds, group.columns, strict=True):
+            spread = float(np.sqrt(np.mean(model.design.V[:, column] ** 2)))
+            if sd * spread > RUNAWAY_SD and group.predictor == 0:
+                slot = f"sd({name}|{term.factor_name})"
+                out.append(
+                    f"{slot} runs away (it is {sd:.3g} at the mode): nearly every group of {term.factor_name!r} is all "
+                    f"or nothing, so that the data hardly bound it. A prior tames it: "
+                    f"priors={{{slot!r}: pp.HalfNormal({_short(2.5 / spread)})}}."
+                )
+    return out
+
+
+def _overdispersion(density: JointDensity, laplace: RootLaplace) -> list[str]:
+    """Pearson's statistic at the mode against its degrees of freedom."""
+    model, rows = density.model, density.rows
+    family = model.family
+    if family.name not in WIDER or (family.name == "binomial" and rows.trials.max() <= 1):
+        return []
+    point = laplace.point(laplace.phi, laplace.root)
+    own = density.unpack(point)
+    eta = rows.predictors(own.root)
+    told = float(density.p)
+    if density.q:
+        moments = density.leaf_moments(point)
+        u = moments.mean @ own.lam.T
+        group = np.repeat(np.arange(rows.n_groups), np.diff(rows.pointer))
+        eta = eta + (rows.z * u[group]).sum(axis=1)
+        told += float((1.0 - np.einsum("gii->gi", moments.covariance)).clip(0, 1).sum())
+    if density.n_root:
+        precision = definite(laplace.matrices(laplace.phi[None, :], point)[0])
+        prior = np.zeros((1, *precision.shape))
+        laplace.add_prior(prior, laplace.t(laplace.phi[None, :]), point)
+        share = np.einsum("ij,ji->i", np.linalg.inv(precision), prior[0])[density.p :]
+        told += float((1.0 - share).clip(0, 1).sum())
+    zero = np.zeros_like(eta)
+    mean = np.asarray(family.mean(eta, zero, zero)) * (rows.trials if family.takes_trials else 1.0)
+    variance = np.maximum(np.asarray(family.variance(eta, zero, zero, rows.trials)), 1e-300)
+    square = float((rows.weight * (rows.y - mean) ** 2 / variance).sum())
+    free = float(rows.weight.sum()) - told
+    if free < 10 or square / free < EXCESS or (square - free) / math.sqrt(2 * free) < CERTAIN:
+        return []
+    return [
+        f"The response varies {square / free:.1f} times as much around its mean as the {family.name} family allows "
+        f"(observed {square:,.0f}, expected {free:,.0f}); family={WIDER[family.name]!r} has a variance of its own."
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}"
