@@ -2,7 +2,8 @@
 
     python -m benchmarks                    everything, several runs each (a quarter of an hour)
     python -m benchmarks --quick            fewer runs, smaller sizes
-    python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, peers
+    python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, cbpp, verbagg,
+                                            grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass, peers
 
 Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. What --only leaves out is kept from
 earlier runs on the same machine.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,8 +26,10 @@ if __package__ in (None, ""):  # run as a file
 from benchmarks.cases import SLEEPSTUDY
 from benchmarks.data import find, insteval
 from benchmarks.figures import draw_growth, slope
+from benchmarks.gather import cpu_note, gather, say
+from benchmarks.glmm import PARTS as GLMM_PARTS
 from benchmarks.peers import run_peers
-from benchmarks.process import CaseFailed, Program, run_case, run_program
+from benchmarks.process import Program, run_case, run_program
 from benchmarks.report import Report, Row
 
 PROGRAM = f"""
@@ -42,27 +44,6 @@ def part(function: Callable[[Report, bool], None]) -> Callable[[Report, bool], N
     """Enter a part of the benchmark in the table of parts."""
     PARTS[function.__name__] = function
     return function
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def gather(work: Callable[[], Any], times: int) -> tuple[list[Any], str]:
-    """Answers of several runs, and the reason where one failed."""
-    out = []
-    for _ in range(times):
-        try:
-            out.append(work())
-        except CaseFailed as failure:
-            say(f"  failed: {failure}")
-            return out, f"failed: {failure}"
-    return out, ""
-
-
-def cpu_note(seconds: list[float]) -> str:
-    """Processor time, which other work on the machine does not lengthen as it does wall time."""
-    return f"processor time {statistics.median(seconds):.2f} s" if seconds else ""
 
 
 @part
@@ -206,10 +187,13 @@ def growth(report: Report, quick: bool) -> None:
     draw_growth(report.growth)
 
 
+PARTS |= GLMM_PARTS
+
+
 @part
 def peers(report: Report, quick: bool) -> None:
     """lme4, statsmodels, bambi and NumPyro, where they are installed."""
-    models = ("sleepstudy",) if quick else ("sleepstudy", "InstEval", "gauss1m")
+    models = ("sleepstudy",) if quick else ("sleepstudy", "InstEval", "gauss1m", "VerbAgg", "grouseticks")
     report.peers = run_peers(models, 3 if quick else 5)
 
 

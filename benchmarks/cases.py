@@ -129,6 +129,52 @@ def growth(rows: int, groups: int) -> dict[str, Any]:
     return {"seconds": seconds, "peak_gb": peak_gb(), "before_gb": before, "trusted": fit.accuracy.trusted}
 
 
+def glmm(model: str, ess: float = 1000, calls: int = 1) -> dict[str, Any]:
+    """Fits of a response that is not Gaussian, one after another in this process, from a data frame in memory."""
+    import partialpool as pp
+    from benchmarks.data import glmm_data
+
+    formula, family, data = glmm_data(model)
+    seconds, cpu = [], time.process_time()
+    for _ in range(calls):
+        took, fit = timed(lambda: pp.fit(formula, data, family=family, ess=ess, seed=1, progress=False))
+        seconds.append(took)
+        cpu, last = time.process_time(), time.process_time() - cpu
+    accuracy = fit.accuracy
+    return {
+        "seconds": seconds, "cpu_seconds": last, "peak_gb": peak_gb(), "min_ess": min(accuracy.ess.values()),
+        "engine": accuracy.engine, "pareto_k": accuracy.pareto_k, "divergences": accuracy.divergences or 0,
+        "surrogate_error": accuracy.surrogate_error, "trusted": accuracy.trusted, "nodes": fit.result.quadrature_nodes,
+        "accuracy": repr(accuracy), "summary": fit.summary().to_dict("index"),
+    }  # fmt: skip
+
+
+def row_pass(family: str, rows: int = 40_000, groups: int = 4_000) -> dict[str, Any]:
+    """Nanoseconds a row and quadrature node, one thread: what 96 nodes cost more than 24, over passes at one point."""
+    import numpy
+
+    import partialpool as pp
+    from partialpool.algebra.leaf import GRADIENT, VALUE
+    from partialpool.inference.joint import JointDensity
+
+    rng = numpy.random.default_rng(20240504)
+    g, x = numpy.repeat(numpy.arange(groups), rows // groups), rng.standard_normal(rows)
+    eta = 0.5 * x + 0.7 * rng.standard_normal(groups)[g]
+    y = rng.poisson(numpy.exp(eta)) if family != "bernoulli" else rng.random(rows) < 1 / (1 + numpy.exp(-eta))
+    model = pp.Model.from_formula("y ~ x + (1 | g)", {"y": y.astype(int), "x": x, "g": g}, family=family)
+    out: dict[str, Any] = {}
+    for want, name in ((VALUE, "value"), (GRADIENT, "gradient")):
+        took = {}
+        for nodes in (24, 96):
+            density = JointDensity(model, nodes=nodes)
+            point = density.unpack(numpy.zeros(density.size))
+            density.rows_at(want, point)
+            took[nodes] = min(timed(lambda d=density, p=point, w=want: d.rows_at(w, p))[0] for _ in range(15))
+        out[name] = 1e9 * (took[96] - took[24]) / (72 * rows)
+        out[f"{name}_of_24"] = 1e9 * took[24] / (24 * rows)
+    return out
+
+
 def child(command: list[str]) -> dict[str, Any]:
     """Run a program; its standard output, wall time, and largest resident memory."""
     import resource
@@ -146,7 +192,7 @@ def child(command: list[str]) -> dict[str, Any]:
 
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
-    case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, child)
+    case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, glmm, row_pass, child)
 }
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@
     --only engines       the exact engine against NUTS on the whole model
     --only calibration   simulation-based calibration, 1,000 replicates of two models
     --only lme4          log-likelihoods and optima against lme4's
+    --only glmm          log-likelihoods and optima of other families against exact values and glmer's
+    --only glmm_engines  other families: the default engine against NUTS on the whole model; an hour or more, so that
+                         models can be run one by one (--model toenail): those that were run before are kept
+    --only glmm_calibration   the calibration of Bernoulli, sparse Poisson and negative binomial models
 
+To try the code out: --replicates 20 for the calibrations, --ess 300 for glmm_engines, --folder elsewhere.
 Writes benchmarks/results/check_long.md; ends with status 1 where a check fails.
 """
 
@@ -30,21 +35,28 @@ CHECKS = {
     "posteriors": "benchmarks.checks.posteriors",
     "calibration": "benchmarks.checks.calibration",
     "engines": "benchmarks.checks.engines",
+    "glmm": "benchmarks.checks.glmm",
+    "glmm_calibration": "benchmarks.checks.glmm_calibration",
+    "glmm_engines": "benchmarks.checks.glmm_engines",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The checks that take minutes.")
     parser.add_argument("--only", action="append", choices=CHECKS, help="one check; may be given several times")
-    parser.add_argument("--replicates", type=int, help="of the calibration; fewer are for trying the code out")
-    parser.add_argument("--seed", type=int, help="of the calibration; another is for trying the code out")
+    parser.add_argument("--replicates", type=int, help="of the calibrations; fewer are for trying the code out")
+    parser.add_argument("--seed", type=int, help="of the calibrations; another is for trying the code out")
     parser.add_argument(
-        "--model", action="append", help="of the calibration and of the comparison of engines; all by default"
+        "--model", action="append", help="of the calibrations and of the comparisons of engines; all by default"
     )
+    parser.add_argument("--ess", type=int, help="of glmm_engines; a smaller one is for trying the code out")
+    parser.add_argument("--workers", type=int, help="processes of glmm_calibration; one a core by default")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where results are written")
     options = parser.parse_args(arguments)
-    chosen = {"models": options.model}
-    chosen |= {name: value for name, value in (("replicates", options.replicates), ("seed", options.seed)) if value}
+    chosen = {"models": options.model, "folder": options.folder}
+    chosen |= {
+        name: getattr(options, name) for name in ("replicates", "seed", "ess", "workers") if getattr(options, name)
+    }
     if importlib.util.find_spec("partialpool") is None:  # not installed: this checkout's own
         sys.path.insert(0, str(ROOT / "src"))
     passed = True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import glmm_peers
 from benchmarks.data import find, gauss1m, insteval
 from benchmarks.process import CaseFailed, run_case
 
@@ -115,11 +116,44 @@ class Peer:
 
 
 def run_peers(models: tuple[str, ...], runs: int) -> list[Peer]:
-    """lme4 on each model; statsmodels, bambi and NumPyro on sleepstudy."""
-    out = [peer for model in models for peer in _lme4(model, runs)]
+    """lme4 on each model; statsmodels, bambi and NumPyro on sleepstudy, the last two on VerbAgg and grouseticks too."""
+    out = [peer for model in models if model not in glmm_peers.MODELS for peer in _lme4(model, runs)]
     if "sleepstudy" in models:
         out += [_python(tool, code, runs) for tool, code in
                 (("statsmodels", STATSMODELS), ("bambi", BAMBI), ("NumPyro", NUMPYRO))]  # fmt: skip
+    for model in models:
+        if model in glmm_peers.MODELS:
+            out += _glmm(model, runs)
+    return out
+
+
+def _glmm(model: str, runs: int) -> list[Peer]:
+    """glmer, bambi and NumPyro on a response that is not Gaussian."""
+    formula, r_family, family, factors = glmm_peers.MODELS[model]
+    path = find(f"{model}.csv")
+    if path is None:
+        return [Peer(model, tool, None, note="the data is absent") for tool in ("lme4", "bambi", "NumPyro")]
+    quoted = json.dumps(str(path))
+    classes = "c(" + ", ".join(f'{name} = "factor"' for name in factors) + ")"
+    draws = "4 x (1,000 + 1,000) draws"
+    out = []
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "fit.R"
+        script.write_text(
+            glmm_peers.GLMER.format(path=quoted, classes=classes, runs=min(runs, 3), formula=formula, family=r_family)
+        )
+        tool = "lme4 (glmer), point estimate"
+        absent = shutil.which("Rscript") is None
+        out.append(
+            Peer(model, tool, None, note="R is not installed")
+            if absent
+            else _peer(model, tool, ["Rscript", str(script)])
+        )
+        python = os.environ.get("PARTIALPOOL_PEERS") or sys.executable
+        for name, code in (("bambi", glmm_peers.BAMBI), ("NumPyro", glmm_peers.NUMPYRO)):
+            peer = Path(folder) / f"{name.lower()}_peer.py"
+            peer.write_text(code.format(path=quoted, factors=factors, formula=formula, family=family, model=model))
+            out.append(_peer(model, f"{name}, {draws}", [python, str(peer)]))
     return out
 
 
@@ -182,4 +216,6 @@ def _peer(model: str, tool: str, command: list[str]) -> Peer:
         notes.append("OpenBLAS" if "openblas" in said["blas"].lower() else "reference BLAS")
     if said.get("ess"):
         notes.append(f"smallest bulk ESS {said['ess']:,.0f}")
+    if "divergences" in said:
+        notes.append(f"{said['divergences']} divergences")
     return Peer(model, tool, said["seconds"], ran["process_seconds"], ran["peak_gb"], ", ".join(notes))

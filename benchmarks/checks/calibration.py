@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,8 @@ def run(
             continue
         ranks, spoiled, notes = _ranks(design, replicates, [seed, position])
         histograms[name] = ranks
-        _judge(out, name, ranks, spoiled, notes, replicates)
-    out.draw = lambda folder: _draw(histograms, folder / "calibration.png")
+        judge(out, name, ranks, spoiled, notes, replicates)
+    out.draw = lambda folder: draw_ranks(histograms, folder / "calibration.png")
     return out
 
 
@@ -130,25 +131,43 @@ def _ranks(
     for replicate in range(replicates):
         if replicate % 100 == 0:
             print(f"  {formula}: {replicate:,} of {replicates:,}", file=sys.stderr, flush=True)
-        y, true = simulate(rng)
-        fit = model.with_response(y).fit(
-            draws=DRAWS, ess=1000, seed=int(rng.integers(2**31)), threads=1, progress=False
-        )
-        untrusted += not fit.accuracy.trusted
-        engines[fit.accuracy.engine] = engines.get(fit.accuracy.engine, 0) + 1
-        picked = rng.choice(DRAWS, RANKED, replace=False)
-        for parameter, value in true.items():
-            draws = fit.draws(parameter)
-            middle = draws.mean()
-            ranks.setdefault(parameter, []).append(int((draws[picked] < value).sum()))
-            narrow = middle + SPOILED * (draws[picked] - middle)
-            spoiled.setdefault(parameter, []).append(int((narrow < value).sum()))
+        one = replicated(model, simulate, rng)
+        untrusted += not one.trusted
+        engines[one.engine] = engines.get(one.engine, 0) + 1
+        for parameter in one.ranks:
+            ranks.setdefault(parameter, []).append(one.ranks[parameter])
+            spoiled.setdefault(parameter, []).append(one.spoiled[parameter])
     took = time.perf_counter() - began
     counts = ", ".join(f"{engine} {count:,}" for engine, count in engines.items())
     notes = [
         f"engines: {counts}; fits that did not trust themselves: {untrusted}; {1000 * took / replicates:.0f} ms each"
     ]
     return ranks, spoiled, notes
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """Ranks of the true values by parameter, the same with spoiled draws, and what the fit says of itself."""
+
+    ranks: dict[str, int]
+    spoiled: dict[str, int]
+    engine: str
+    trusted: bool
+
+
+def replicated(model: Any, simulate: Callable[..., Simulated], rng: np.random.Generator) -> Replicate:
+    """Draw true values and a response, fit the response, rank the true values among the fit's draws."""
+    y, true = simulate(rng)
+    fit = model.with_response(y).fit(draws=DRAWS, ess=1000, seed=int(rng.integers(2**31)), threads=1, progress=False)
+    picked = rng.choice(DRAWS, RANKED, replace=False)
+    ranks, spoiled = {}, {}
+    for parameter, value in true.items():
+        draws = fit.draws(parameter)
+        middle = draws.mean()
+        ranks[parameter] = int((draws[picked] < value).sum())
+        narrow = middle + SPOILED * (draws[picked] - middle)
+        spoiled[parameter] = int((narrow < value).sum())
+    return Replicate(ranks, spoiled, fit.accuracy.engine, bool(fit.accuracy.trusted))
 
 
 def statistics(ranks: list[int]) -> tuple[float, float]:
@@ -164,7 +183,7 @@ def statistics(ranks: list[int]) -> tuple[float, float]:
     return uniform, float(min(scores, 1.0))
 
 
-def _judge(out: Outcome, name: str, ranks: Any, spoiled: Any, notes: list[str], replicates: int) -> None:
+def judge(out: Outcome, name: str, ranks: Any, spoiled: Any, notes: list[str], replicates: int) -> None:
     rows, smallest, smallest_spoiled = [], [1.0, 1.0], [1.0, 1.0]
     for parameter in ranks:
         good, bad = statistics(ranks[parameter]), statistics(spoiled[parameter])
@@ -188,7 +207,7 @@ def _judge(out: Outcome, name: str, ranks: Any, spoiled: Any, notes: list[str], 
     )
 
 
-def _draw(histograms: dict[str, dict[str, list[int]]], path: Path) -> None:
+def draw_ranks(histograms: dict[str, dict[str, list[int]]], path: Path) -> None:
     """Rank histograms with the band that 99% of bins should keep to."""
     from matplotlib.figure import Figure
     from scipy.stats import binom

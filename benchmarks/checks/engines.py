@@ -80,14 +80,14 @@ def _compare(out: Outcome, name: str, formula: str, data: Any) -> list[str]:
         out.fail(f"{name}: the exact fit does not trust itself: {' '.join(exact.accuracy.notes)}")
     if not chains.accuracy.trusted:  # said, and no failure: it is the exact engine that is checked
         out.lines.append(f"{name}: the reference says of itself: {' '.join(chains.accuracy.notes)}")
-    bulk, tail = _exact_ess(exact)
-    nuts_bulk, nuts_tail = _chain_ess(chains)
+    bulk, tail = exact_ess(exact)
+    nuts_bulk, nuts_tail = chain_ess(chains)
     for engine, smallest in (("exact", min(bulk, tail)), ("reference", min(nuts_bulk, nuts_tail))):
         if smallest < ENOUGH:
             out.fail(
                 f"{name}: the {engine} engine's smallest effective sample size is {smallest:,.0f}, below {ENOUGH:,}"
             )
-    pairs = _parameters(exact, chains) + _effects(exact, chains)
+    pairs = parameters(exact, chains) + effects(exact, chains)
     worst, ratio = 0.0, 1.0
     for quantity, (mean, sd, error), (other_mean, other_sd, other_error) in pairs:
         z = (mean - other_mean) / math.hypot(error, other_error)
@@ -110,7 +110,7 @@ def _compare(out: Outcome, name: str, formula: str, data: Any) -> list[str]:
 Moments = tuple[float, float, float]
 
 
-def _parameters(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
+def parameters(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
     """Mean, sd and Monte Carlo standard error of the mean of every parameter, by both engines."""
     tables = [fit.summary() for fit in (exact, chains)]
     return [
@@ -119,7 +119,7 @@ def _parameters(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
     ]
 
 
-def _effects(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
+def effects(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
     """The same of some group effects, from draws."""
     from partialpool.inference.diagnostics import ess_bulk
 
@@ -143,11 +143,12 @@ def _effects(exact: Any, chains: Any) -> list[tuple[str, Moments, Moments]]:
     return out
 
 
-def _exact_ess(fit: Any) -> tuple[float, float]:
+def exact_ess(fit: Any) -> tuple[float, float]:
     """Smallest bulk and tail effective sample size of an importance sample's parameters.
 
     The tail's is that of the probability to lie below the 5% and the 95% quantile, as for chains: of an indicator of
-    a hyperparameter, and of a coefficient's conditional probability given the node.
+    a hyperparameter, and of a coefficient's conditional probability given the node (an indicator where the nodes hold
+    the coefficient itself).
     """
     from scipy.special import ndtr
 
@@ -163,17 +164,19 @@ def _exact_ess(fit: Any) -> tuple[float, float]:
     for column, name in enumerate(summary.index):
         for quantile, share in (("q05", 0.05), ("q95", 0.95)):
             limit = summary.loc[name, quantile]
-            if column < p:
+            if column < p and result.beta_sd[:, column].any():
                 below = ndtr((limit - result.beta_mean[:, column]) / result.beta_sd[:, column])
                 error = ((weights * (below - weights @ below)) ** 2).sum()
                 tails.append(share * (1 - share) / error)
             else:
-                below = (hyper[:, column - p] <= limit).astype(float)
+                own = result.beta_mean[:, column] if column < p else hyper[:, column - p]
+                below = (own <= limit).astype(float)
                 tails.append(float(np.ravel(effective_sample_size(result.log_weights, below[:, None]))[0]))
-    return bulk, float(min(tails))
+    error = fit.accuracy.surrogate_error or 0.0  # of an interpolated density: `bulk` has it already
+    return bulk, 1 / (1 / float(min(tails)) + error**2)
 
 
-def _chain_ess(fit: Any) -> tuple[float, float]:
+def chain_ess(fit: Any) -> tuple[float, float]:
     from partialpool.inference.diagnostics import ess_bulk, ess_tail
 
     result = fit.result

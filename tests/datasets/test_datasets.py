@@ -26,8 +26,9 @@ def test_every_data_set_is_as_described(name: str) -> None:
 def test_the_model_to_begin_with_can_be_built(name: str) -> None:
     from partialpool.design.design import build_design
 
-    design = build_design(datasets.describe(name).formula, datasets.load(name))
-    assert design.n_rows == datasets.describe(name).rows
+    about = datasets.describe(name)
+    design = build_design(about.formula, datasets.load(name), family=about.family)
+    assert design.n_rows == about.rows
 
 
 def test_each_load_is_a_fresh_copy() -> None:

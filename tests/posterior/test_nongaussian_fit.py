@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from nongaussian import Crossed, Herds, Scales, by_hand
-from scipy.stats import binom
+from scipy.stats import binom, poisson
 
 import partialpool as pp
+from nongaussian import Crossed, Herds, Scales, by_hand
 from partialpool.errors import ModelError
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -63,7 +63,7 @@ def test_the_reference_engine_agrees(cbpp):
     assert reference.to_arviz()["posterior"].sizes["chain"] >= 2
 
 
-# -- variance -----------------------------------------------------------------------------------------------------------
+# -- variance ----------------------------------------------------------------------------------------------------------
 
 
 def test_variance_components_on_the_scale_of_the_link(cbpp):
@@ -97,7 +97,7 @@ def test_lognormal_has_a_residual_variance():
     assert fit.icc().loc["g", "mean"] == pytest.approx(0.2)
 
 
-# -- ArviZ, files, words, figures -----------------------------------------------------------------------------------------
+# -- ArviZ, files, words, figures --------------------------------------------------------------------------------------
 
 
 def test_arviz_has_every_group(cbpp):
@@ -183,7 +183,39 @@ def test_labels_of_figures(herds):
     assert herds.plot.shrinkage().axes[0].get_xlabel() == "Intercept (logit of y)"
     fitted = herds.plot.fitted()
     assert fitted.get_supylabel() == "y per trial"
-    heights = np.concatenate([np.asarray(axes.collections[-1].get_offsets())[:, 1] for axes in fitted.axes if axes.collections])
+    heights = np.concatenate(
+        [np.asarray(axes.collections[-1].get_offsets())[:, 1] for axes in fitted.axes if axes.collections]
+    )
     assert heights.max() <= 1
     terms = [axes.get_xlabel() for axes in Scales().fit().plot.forest("g").axes]
     assert terms == ["Intercept (y)", "Intercept (log sigma)"]
+
+
+def test_a_model_without_groups(tmp_path):
+    rng = np.random.default_rng(5)
+    data = pd.DataFrame({"y": rng.poisson(3.0, 30), "x": rng.normal(size=30)})
+    model = pp.Model.from_formula("y ~ x", data, family="poisson")
+    beta = rng.normal([1.0, 0.1], 0.1, (50, 2))
+    fit = by_hand(model, np.empty((50, 0)), beta, np.full(50, 0.02), 500)
+    rate = np.exp(beta[:, 0] + np.outer(data["x"], beta[:, 1]))
+    np.testing.assert_allclose(fit.predict().mean, rate.mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(
+        fit.residuals()["standardised"], (data["y"] - rate.mean(axis=1)) / np.sqrt(rate.mean(axis=1))
+    )
+    assert "no groups; poisson (log link)" in repr(fit)
+    assert fit.to_arviz()["log_likelihood"]["y"].shape == (1, 500, 30)
+    fit.save(tmp_path / "fit.pp", data=False)
+    np.testing.assert_array_equal(
+        pp.load(tmp_path / "fit.pp").predict(data, kind="response").draws, fit.predict(data, kind="response").draws
+    )
+    with pytest.raises(ModelError, match="no group terms"):
+        fit.variance_components()
+
+
+def test_weights_multiply_the_log_likelihood():
+    data = Crossed().data.assign(w=np.tile([1.0, 2.0], 30))
+    model = pp.Model.from_formula("y | weights(w) ~ 1 + (1 | a)", data, family="poisson")
+    fit = by_hand(model, np.log([[0.6]]), np.ones((1, 1)), np.ones(1), 40)
+    rate = fit.predict().draws
+    expected = data["w"].to_numpy() * poisson.logpmf(data["y"].to_numpy(), rate)
+    np.testing.assert_allclose(fit.to_arviz()["log_likelihood"]["y"].to_numpy()[0], expected, rtol=1e-9)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from nongaussian import Crossed, Herds, Scales
 from scipy.optimize import minimize_scalar
 
 import partialpool as pp
+from nongaussian import Crossed, Herds, Scales, by_hand
 from partialpool.errors import ModelError
 from partialpool.inference.conditional import LeafConditional
 from partialpool.posterior import effects
@@ -139,7 +140,8 @@ def test_shrinkage_and_no_pooling(herds):
         else:
             assert table["no_pooling"][g] == pytest.approx(best, abs=1e-5)
     np.testing.assert_allclose(
-        herds.fit().groups("g", "coefficient")["no_pooling"][1:], table["no_pooling"][1:] + herds.weights @ herds.beta[:, 0]
+        herds.fit().groups("g", "coefficient")["no_pooling"][1:],
+        table["no_pooling"][1:] + herds.weights @ herds.beta[:, 0],
     )
 
 
@@ -171,8 +173,6 @@ def test_some_of_the_nodes_tell_what_all_would(monkeypatch):
     rng = np.random.default_rng(41)
     data = Herds().data
     model = pp.Model.from_formula("y | trials(n) ~ x + (1 | g)", data, family="binomial")
-    from nongaussian import by_hand
-
     count = 3000
     sd = np.exp(rng.normal(0.3, 0.2, count))
     beta = np.column_stack([rng.normal(-0.5, 0.5, count), rng.normal(0.3, 0.1, count)])
@@ -271,3 +271,20 @@ def test_effects_on_sigma_combine_with_its_own_coefficients(scales):
     z = (scales.y[first] - fixed[0] - fixed[1] * scales.x[first] - u) / sigma
     assert (z / sigma).sum() == pytest.approx(0, abs=1e-4)
     assert (z * z - 1).sum() == pytest.approx(0, abs=1e-4)
+
+
+# -- more than three effects a group ----------------------------------------------------------------------------------
+
+
+def test_four_effects_a_group_by_quasi_random_nodes():
+    rng = np.random.default_rng(51)
+    group = np.repeat(np.arange(6), 15)
+    data = pd.DataFrame(rng.normal(size=(90, 3)), columns=list("xzw")).assign(g=[f"g{k}" for k in group])
+    data["y"] = rng.poisson(np.exp(1 + rng.normal(0, 0.4, 6)[group] + rng.normal(0, 0.3, 6)[group] * data["x"]))
+    model = pp.Model.from_formula("y ~ x + z + w + (x + z + w || g)", data, family="poisson")
+    count = 20_000
+    fit = by_hand(model, np.full((1, 4), np.log(0.4)), np.array([[1.0, 0, 0, 0]]), np.ones(1), count)
+    drawn, table = fit.group_draws("g").reshape(count, -1), fit.groups("g")
+    sd = table["sd"].to_numpy()
+    np.testing.assert_allclose(drawn.mean(axis=0), table["mean"], atol=0.035 * sd.max())
+    np.testing.assert_allclose(drawn.std(axis=0), sd, rtol=0.03)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from nongaussian import Crossed, Herds, Scales, by_hand, expit
 
 import partialpool as pp
+from nongaussian import Crossed, Herds, Scales, by_hand, expit
 from partialpool.errors import DataError
 from partialpool.posterior import predict as predict_module
 
@@ -162,7 +162,10 @@ def test_sigma_has_its_own_predictor(scales):
     new = pd.DataFrame({"x": [0.0], "g": ["new"]})
     noise = fit.predict(new, kind="response", new_groups="population").draws[:, 0]
     # E[sigma^2] over the population is that of a lognormal
-    expected = np.mean(
-        scales.sd[:, 0] ** 2 + np.exp(2 * scales.beta[:, 2] + 2 * scales.sd[:, 1] ** 2) + scales.beta[:, 0] ** 2
-    ) - np.mean(scales.beta[:, 0]) ** 2
+    expected = (
+        np.mean(
+            scales.sd[:, 0] ** 2 + np.exp(2 * scales.beta[:, 2] + 2 * scales.sd[:, 1] ** 2) + scales.beta[:, 0] ** 2
+        )
+        - np.mean(scales.beta[:, 0]) ** 2
+    )
     assert noise.var() == pytest.approx(expected, rel=0.1)

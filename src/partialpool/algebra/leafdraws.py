@@ -66,6 +66,31 @@ def normal_at(key, count):
     return radius * math.cos(2.0 * math.pi * uniform_at(key, count + 1))
 
 
+@helper
+def student_at(key, count, q, out):
+    """A multivariate Student-t (q,) of NU degrees of freedom from a stream; the square of its length.
+
+    Up to two dimensions by Bailey (1994): r^2 of a pair is NU (u^(-2 / NU) - 1). Above, normal numbers over the root of
+    a chi-square of 5 degrees of freedom.
+    """
+    if q <= 2:
+        radius = math.sqrt(NU * (math.exp(-2.0 / NU * math.log(uniform_at(key, count))) - 1.0))
+        angle = 2.0 * math.pi * uniform_at(key, count + 1)
+        out[0] = radius * math.cos(angle)
+        if q == 1:
+            return out[0] * out[0]
+        out[1] = radius * math.sin(angle)
+        return radius * radius
+    chi = -2.0 * math.log(uniform_at(key, count) * uniform_at(key, count + 1))
+    last = normal_at(key, count + 2)
+    chi += last * last
+    square = 0.0
+    for j in range(q):
+        out[j] = normal_at(key, count + 4 + 2 * j) * math.sqrt(NU / chi)
+        square += out[j] * out[j]
+    return square
+
+
 class DrawKernels(NamedTuple):
     """``draw``: conditional draws of the leaf's effects; ``alone``: each group's maximum-likelihood estimate."""
 
@@ -156,15 +181,8 @@ def draw_kernels(name: str, log_density: Any, derivatives: Any) -> DrawKernels:
                 for j in range(q):
                     old[j] = v[j]
                 for _ in range(steps + 1):
-                    chi = -2.0 * math.log(uniform_at(key, at_now) * uniform_at(key, at_now + 1))
-                    last = normal_at(key, at_now + 2)
-                    chi += last * last  # chi-square with 5 degrees of freedom
-                    at_now += 4
-                    square = 0.0
-                    for j in range(q):
-                        z_own[j] = normal_at(key, at_now) * math.sqrt(NU / chi)
-                        at_now += 2
-                        square += z_own[j] * z_own[j]
+                    square = student_at(key, at_now, q, z_own)
+                    at_now += 4 + 2 * q
                     solve_transposed(low, z_own, step, q)
                     for j in range(q):
                         now[j] = v[j] + WIDER * step[j]

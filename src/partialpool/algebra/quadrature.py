@@ -28,6 +28,8 @@ LADDERS: dict[int, tuple[int, ...]] = {
 
 #: Numbers that vector instructions take at once; what is left over goes one by one.
 LANES = 8
+#: Log of a weight, against the largest, below which a node of a product is left out.
+NEGLIGIBLE = np.log(1e-32)
 
 
 def ladder(dimension: int) -> tuple[int, ...]:
@@ -37,22 +39,29 @@ def ladder(dimension: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _rule(nodes: int) -> tuple[Array, Array]:
-    x, weight = np.polynomial.hermite_e.hermegauss(nodes) if nodes <= 150 else _by_eigenvalues(nodes)
-    return x, weight / weight.sum()
+    """Nodes (n,), by Golub and Welsch (1969), and the log of their weights.
 
-
-def _by_eigenvalues(nodes: int) -> tuple[Array, Array]:
-    """The same by Golub and Welsch (1969): the weights of numpy's routine underflow for many nodes."""
+    The weight of x is ``1 / (n psi(x)^2)``, psi the orthonormal polynomial of degree n - 1. The recurrence is scaled as
+    it goes: weights far out are below the smallest number, and yet needed in full precision, for an integrand with a
+    long tail is multiplied there by ``exp(x'x / 2)``.
+    """
     off = np.sqrt(np.arange(1.0, nodes))
-    values, vectors = np.linalg.eigh(np.diag(off, 1) + np.diag(off, -1))
-    return values, vectors[0] ** 2
+    x = np.linalg.eigvalsh(np.diag(off, 1) + np.diag(off, -1))
+    x = 0.5 * (x - x[::-1])
+    before, own, log_scale = np.zeros(nodes), np.ones(nodes), np.zeros(nodes)
+    for k in range(nodes - 1):
+        before, own = own, (x * own - np.sqrt(k) * before) / np.sqrt(k + 1)
+        size = np.maximum(np.abs(before), np.abs(own))
+        before, own, log_scale = before / size, own / size, log_scale + np.log(size)
+    return x, -np.log(nodes) - 2 * (np.log(np.abs(own)) + log_scale)
 
 
 @lru_cache(maxsize=64)
 def gauss_hermite(nodes: int, dimension: int) -> tuple[Array, Array]:
     """Product rule of the standard normal: nodes (M, dimension), and ``log weight + x'x / 2`` (M,).
 
-    Nodes whose weight is below 1e-18 of the largest are left out; others of weight 0 make the number a multiple of 8.
+    Of products, nodes whose weight is below 1e-32 of the largest are left out; others of weight 0 make the number a
+    multiple of 8.
 
     Examples
     --------
@@ -64,13 +73,15 @@ def gauss_hermite(nodes: int, dimension: int) -> tuple[Array, Array]:
     """
     if dimension == 0 or nodes == 1:
         return np.zeros((1, dimension)), np.zeros(1)
-    x, weight = _rule(nodes)
+    x, log_weight = _rule(nodes)
+    if dimension == 1:
+        return padded(x[:, None].copy(), log_weight + 0.5 * x * x)
     grids = np.meshgrid(*[np.arange(nodes)] * dimension, indexing="ij")
     picks = np.stack([grid.ravel() for grid in grids], axis=1)
-    weights = weight[picks].prod(axis=1)
-    kept = weights > 1e-18 * weights.max()
+    log_weights = log_weight[picks].sum(axis=1)
+    kept = log_weights > log_weights.max() + NEGLIGIBLE
     points = np.ascontiguousarray(x[picks[kept]])
-    shifted = np.log(weights[kept]) + 0.5 * (points**2).sum(axis=1)
+    shifted = log_weights[kept] + 0.5 * (points**2).sum(axis=1)
     return padded(points, shifted)
 
 

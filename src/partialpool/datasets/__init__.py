@@ -2,7 +2,7 @@
 
 >>> import partialpool as pp
 >>> pp.datasets.names()[:2]
-('cake', 'Dyestuff')
+('cake', 'cbpp')
 >>> pp.datasets.load("sleepstudy").shape
 (180, 3)
 """
@@ -37,7 +37,7 @@ class DataSet:
     rows : number of rows.
     columns : what each column means, with its unit.
     ids : the columns that hold labels (groups and categories), which are loaded as text.
-    formula : a model to begin with.
+    formula, family : a model to begin with.
     source : who measured it, and where it was published.
     licence : on what terms it is passed on.
     """
@@ -50,12 +50,14 @@ class DataSet:
     formula: str
     source: str
     licence: str
+    family: str = "gaussian"
 
     def __repr__(self) -> str:
         width = max(len(name) for name in self.columns)
         lines = [f"{self.name}: {self.title}", f"{self.rows} rows"]
         lines += [f"  {name.ljust(width)}  {meaning}" for name, meaning in self.columns.items()]
-        lines += [f"Model to begin with: {self.formula}", f"Source: {self.source}", f"Licence: {self.licence}"]
+        family = "" if self.family == "gaussian" else f", family={self.family!r}"
+        lines += [f"Model to begin with: {self.formula}{family}", f"Source: {self.source}", f"Licence: {self.licence}"]
         return "\n".join(lines)
 
 
@@ -75,6 +77,22 @@ _ALL = (
         "angle ~ recipe + temp + (1 | recipe:replicate)",
         "Cook (1938), Iowa State College thesis; Cochran and Cox (1957), Experimental Designs, 2nd edition.",
         _LME4,
+    ),
+    DataSet(
+        "cbpp",
+        "new cases of contagious bovine pleuropneumonia in 15 herds, over 4 periods of an outbreak",
+        56,
+        {
+            "herd": "number of the herd, 1 to 15",
+            "incidence": "new cases in the period",
+            "size": "animals at risk at its start",
+            "period": "1 to 4, as a category",
+        },
+        ("herd", "period"),
+        "incidence | trials(size) ~ period + (1 | herd)",
+        "Lesnoff, Laval, Bonnet et al. (2004), Preventive Veterinary Medicine 64, 27-40.",
+        _LME4,
+        "binomial",
     ),
     DataSet(
         "Dyestuff",
@@ -155,6 +173,24 @@ _ALL = (
         "Reaction ~ Days + (Days | Subject)",
         "Belenky et al. (2003), Journal of Sleep Research 12, 1-12.",
         _LME4,
+    ),
+    DataSet(
+        "toenail",
+        "infected toenails of 294 patients under two treatments, seen up to 7 times over a year or more",
+        1908,
+        {
+            "patientID": "number of the patient",
+            "outcome": "degree of separation of the nail: none or mild, moderate or severe",
+            "treatment": "itraconazole or terbinafine",
+            "time": "since the start of the treatment, months",
+            "visit": "1 to 7",
+        },
+        ("patientID", "outcome", "treatment"),
+        'outcome == "moderate or severe" ~ treatment * time + (1 | patientID)',
+        "De Backer, De Vroey, Lesaffre, Scheys and De Keyser (1998), J. American Academy of Dermatology 38, S57-S63.",
+        "Copied from the R package HSAUR3, which is distributed under the GPL-2; the measurements themselves were "
+        "published in the source named above.",
+        "bernoulli",
     ),
 )
 _BY_NAME = {entry.name.casefold(): entry for entry in _ALL}

@@ -24,7 +24,7 @@ from partialpool.errors import InferenceError, ModelError
 from partialpool.inference.gap import steps_of, use_nodes
 from partialpool.inference.joint import FINE, JointDensity, Passed, Unpacked
 from partialpool.inference.optimum import MaximumLikelihood, maximise, negative_hessian
-from partialpool.inference.root import RootLaplace, cho_solve, definite, precision_of_term
+from partialpool.inference.root import RootLaplace, cho_solve, factored, precision_of_term
 from partialpool.model import Model
 
 Array = NDArray[np.float64]
@@ -153,7 +153,7 @@ class Likelihood:
             lower = np.tril(passed.hess)[p:, p:]
             matrix = prior - (lower + np.tril(lower, -1).T)
             if math.isfinite(passed.value):
-                low = np.asarray(np.linalg.cholesky(definite(matrix)), dtype=float)
+                low = factored(matrix)
                 ahead = cho_solve(low, slope)
                 decrement = float(slope @ ahead)
             else:

@@ -8,8 +8,8 @@ Each group term is centred (e = u) where the rows say most about its effects, no
 little, and else in between, by the average share :math:`\mathrm{Var}(u \mid y) / \mathrm{sd}^2` that its groups take
 from the population (Papaspiliopoulos, Roberts and Sköld, 2007, A general framework for the parametrization of
 hierarchical models, Statistical Science 22, 59-73). Then all is scaled and turned by the curvature at the mode:
-``t = c + F z_t``; for coefficients and the smaller factors ``e_rest = c + J z_t + A z_rest``, and for the factor with the
-most effects ``e_leaf = c + J z_t + B z_rest + s z_leaf``, J being how the mode of e moves with t.
+``t = c + F z_t``; for coefficients and the smaller factors ``e_rest = c + J z_t + A z_rest``, and for the factor with
+the most effects ``e_leaf = c + J z_t + B z_rest + s z_leaf``, J being how the mode of e moves with t.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ CENTRED_BELOW, NON_CENTRED_ABOVE, CORRELATED_ABOVE = 0.3, 0.7, 0.5
 #: Coefficients and effects up to which their curvature is taken, and numbers of a rotation that is worth its time.
 MOST_DENSE = 3000
 MOST_ROTATED = 400_000
+TOO_MANY = "too many effects for a search of the mode: chains start where the scale of the data leads"
 #: Step of a derivative in t, and the least curvature that is believed.
 STEP, LEAST_CURVATURE = 1e-4, 0.1
 #: Coefficients and effects of the smaller factors up to which they are turned.
@@ -263,7 +264,7 @@ def _scout(joint: JointDensity, settings: Settings) -> tuple[Scouted, str]:
     """The mode of t with the leaf integrated out, and the curvature of (b, u) there; a sentence where there is none."""
     model = joint.model
     if joint.p + model.latent.n_root > MOST_DENSE:
-        return _crude(joint), "too many effects for a search of the mode: chains start where the scale of the data leads"
+        return _crude(joint), TOO_MANY
     try:
         with np.errstate(all="ignore"):
             found = _at_mode(joint, settings)
@@ -340,8 +341,8 @@ def _precision(laplace: RootLaplace) -> Array:
 class Rotation:
     """The point ``[t, b, e]`` from the sampler's coordinates z of the same order; see the module.
 
-    origin (D,): the mode. turn_t (d, d) and follow (R, d): of t, and what ``[b, e]`` take along of it. rest: positions in
-    ``[b, e]`` of what is turned, by `turn` (rest, rest), and what the leaf (positions `leaf`) takes along of it, by
+    origin (D,): the mode. turn_t (d, d) and follow (R, d): of t, and what ``[b, e]`` take along of it. rest: positions
+    in ``[b, e]`` of what is turned, by `turn` (rest, rest), and what the leaf (positions `leaf`) takes along of it, by
     `along` (leaf, rest), the leaf's own scales being `scale` (leaf,). Where nothing is turned, rest is empty.
     """
 
@@ -361,14 +362,19 @@ class Rotation:
         point = np.concatenate([scouted.t, scouted.root])
         origin = np.concatenate([point[: joint.d + p], joint.to_e(point, scouted.root[p:])])
         follow = _follow(joint, scouted) @ scouted.turn_t
-        first = origin, scouted.turn_t, follow
-        none = np.empty(0, dtype=np.int64), slice(0, size), np.empty((0, 0)), np.empty((size, 0))
+
+        def scaled(scale: Array) -> Rotation:
+            nothing = np.empty(0, dtype=np.int64)
+            return Rotation(
+                origin, scouted.turn_t, follow, nothing, slice(0, size), np.empty((0, 0)), np.empty((size, 0)), scale
+            )
+
         slopes = _slopes(joint, scouted)
         if scouted.precision is None:
             scale = np.sqrt(scouted.variance)
             for own, slope in slopes:
                 scale[p + own] /= np.sqrt((slope * slope).sum(axis=-1))
-            return Rotation(*first, *none, scale)
+            return scaled(scale)
         precision = scouted.precision.copy()
         for own, slope in slopes:
             at = p + own
@@ -377,8 +383,8 @@ class Rotation:
         leaf = slice(p, p + _leaf_effects(joint))
         rest = np.concatenate([np.arange(p), np.arange(leaf.stop, size)])
         if rest.size > MOST_TURNED or rest.size * max(leaf.stop - p, rest.size) > MOST_ROTATED:
-            return Rotation(*first, *none, np.sqrt(np.diag(np.linalg.inv(precision))))
-        return Rotation(*first, rest, leaf, *_turned(precision, rest, leaf))
+            return scaled(np.sqrt(np.diag(np.linalg.inv(precision))))
+        return Rotation(origin, scouted.turn_t, follow, rest, leaf, *_turned(precision, rest, leaf))
 
     def forward(self, position: Array) -> Array:
         """Points (..., D) from z (..., D)."""

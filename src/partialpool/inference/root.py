@@ -20,6 +20,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.algebra.lapack import inverse_from_factor_in_place
 from partialpool.algebra.leaf import GRADIENT
 from partialpool.errors import InferenceError
 from partialpool.inference.coordinates import Coordinates
@@ -147,7 +148,7 @@ class RootLaplace:
             t = self.t(self.phi[None, :])
             matrix = self.matrices(self.phi[None, :], point)
             gradient = self.jacobian_scale * curvature.gradient + self.prior_pull(t, self.root)[0]
-            step = np.linalg.solve(definite(matrix[0]), gradient)
+            step = cho_solve(factored(matrix[0]), gradient)
             gain = 0.5 * float(gradient @ step)
             if gain < ROOT_TOLERANCE or (gain < LITTLE and gain > 0.5 * last):
                 break
@@ -173,7 +174,7 @@ class RootLaplace:
         """The root's mode at phi with H fixed: joint density, its gradient (D,), the root, and the Cholesky of M."""
         t = self.t(phi[None, :])
         matrix = self.matrices(phi[None, :], np.concatenate([t[0], start]))
-        low = np.asarray(np.linalg.cholesky(definite(matrix[0])), dtype=float)
+        low = factored(matrix[0])
         root, best, best_gradient = start, -math.inf, np.zeros(self.density.size)
         step = np.zeros(self.n_root)
         length, gain = 1.0, math.inf
@@ -233,8 +234,7 @@ class RootLaplace:
         out = np.zeros(self.d)
         if not self.d:
             return out, 0.0
-        inverse = np.linalg.inv(low)
-        inverse = inverse.T @ inverse
+        inverse = inverse_of(low)
         for term, own in self.blocks:
             total = inverse[own[:, :, None], own[:, None, :]].sum(axis=0)
             for j in range(term.parameters.start, term.parameters.stop):
@@ -252,8 +252,8 @@ class RootLaplace:
             return
         point = self.point(self.phi, self.root)
         t = self.t(self.phi[None, :])
-        base = definite(self.matrices(self.phi[None, :], point)[0])
-        trace = float((np.linalg.inv(base) * self.hessian).sum())
+        base = inverse_of(factored(self.matrices(self.phi[None, :], point)[0]))
+        trace = float((base * self.hessian).sum())
         if trace < 1e-6:
             return
         slopes = np.zeros(self.d)
@@ -267,7 +267,7 @@ class RootLaplace:
                 self.passes += 2
                 matrix = (self.jacobian_scale[:, None] * curvature.precision * self.jacobian_scale)[None]
                 self.add_prior(matrix, t, point)
-                logs.append(float(np.linalg.slogdet(definite(matrix[0]))[1]))
+                logs.append(2 * float(np.log(np.diag(factored(matrix[0]))).sum()))
             slopes[j] = (logs[0] - logs[1]) / (2 * RESCALE_STEP)
         self.scaling = slopes / trace
 
@@ -335,6 +335,23 @@ def cho_solve(low: Array, right: Array) -> Array:
 
     half = solve_triangular(low, right, lower=True, check_finite=False)
     return np.asarray(solve_triangular(low, half, lower=True, trans=1, check_finite=False))
+
+
+def factored(matrix: Array) -> Array:
+    """The Cholesky factor of a symmetric matrix, its negative directions raised where there are any."""
+    try:
+        return np.asarray(np.linalg.cholesky(matrix), dtype=float)
+    except np.linalg.LinAlgError:
+        return np.asarray(np.linalg.cholesky(definite(matrix)), dtype=float)
+
+
+def inverse_of(low: Array) -> Array:
+    """``(L L')^-1``, symmetric, from L."""
+    out = np.array(low, dtype=float, order="C")
+    if out.size:
+        inverse_from_factor_in_place(out)
+    lower = np.tril(out)
+    return lower + np.tril(lower, -1).T
 
 
 def definite(matrix: Array) -> Array:

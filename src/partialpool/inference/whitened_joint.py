@@ -25,7 +25,7 @@ from partialpool.inference.base import Accuracy, Result
 from partialpool.inference.gap import gap_over_posterior
 from partialpool.inference.joint import centred
 from partialpool.inference.nuts import Density, Grown, Plan, sample_until, thinned, verdict
-from partialpool.inference.root import RootLaplace, cho_solve, precision_of_term
+from partialpool.inference.root import RootLaplace, cho_solve, inverse_of, precision_of_term
 from partialpool.model import Model
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-TUNE = 150
+TUNE = 120
 #: Unknowns above which each has its own scale and no more.
 MOST_DENSE = 3000
 LIMIT = 50_000
 TARGET_ACCEPT = 0.8
+#: In many dimensions larger steps that are refused more often are cheaper.
+MANY, TARGET_OF_MANY = 500, 0.7
 LEAST_CURVATURE = 0.1
 
 
@@ -76,7 +78,7 @@ class WhitenedJoint:
         if not self.joint.n_root:
             return out
         low = laplace.settle(laplace.phi, laplace.root)[3]
-        variance = (np.linalg.inv(low) ** 2).sum(axis=0)
+        variance = np.diag(inverse_of(low))
         theta = self.joint.theta(laplace.t(laplace.phi[None, :]))
         for term, own in laplace.blocks:
             precision = 1 / np.diag(np.linalg.inv(precision_of_term(term, theta)[0]))
@@ -111,7 +113,7 @@ class WhitenedJoint:
                 pull, moved = laplace.conditional(phi[None, :], tilt)
                 sides.append(self._in_e(phi, laplace.root + cho_solve(moved[0], pull[0])))
             jacobian[:, j] = (sides[0] - sides[1]) / 2e-4
-        spread = np.linalg.inv(low).T  # covariance of (b, u) given theta is spread spread'
+        spread = np.ascontiguousarray(np.linalg.inv(low).T)  # the covariance of (b, u) given theta is spread spread'
         at = self._in_e(laplace.phi, mean)
         for column in range(spread.shape[1] if self._curved() else 0):
             spread[:, column] = (self._in_e(laplace.phi, mean + spread[:, column]) - at)[d:]
@@ -172,8 +174,9 @@ def run_whitened_joint(run: LaplaceRun) -> Result:
     settings, model = run.settings, run.model
     target = WhitenedJoint(run.laplace, run.laplace.negative_hessian(), run.transport.tilt)
     first = max(math.ceil(0.35 * settings.ess), 100)
+    accept = TARGET_ACCEPT if target.size < MANY else TARGET_OF_MANY
     plan = Plan(
-        first, max(LIMIT, first), settings.ess, TUNE, settings.seed, settings.threads, settings.progress, TARGET_ACCEPT
+        first, max(LIMIT, first), settings.ess, TUNE, settings.seed, settings.threads, settings.progress, accept
     )
 
     def quantities(positions: Array) -> Array:

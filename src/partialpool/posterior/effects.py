@@ -327,7 +327,7 @@ class JointEffectDraws:
         q = conditional.q
         kept = self.fit.__dict__.get("_drawn_leaf")
         if kept is not None:
-            return np.asarray(kept[np.ix_(self.draws, np.arange(kept.shape[1]))].reshape(len(self.draws), -1)[:, flat])
+            return np.asarray(kept.reshape(len(kept), -1)[np.ix_(self.draws, flat)])
         groups, place = np.unique(flat // q, return_inverse=True)
         gamma = self.fit.model.coefficients.from_public(result.draws_beta[self.draws])
         root = np.empty((len(self.draws), 0)) if result.draws_root is None else result.draws_root[self.draws]

@@ -275,13 +275,25 @@ def draws_used(fit: Posterior, rows: LinearPredictor, asked: int | None) -> Ints
         count = min(total, max(FEWEST, MOST_COMPUTED // max(rows.n_rows, 1)))
         if rows.factors and fit.result.effects is None:
             structure = layout_of(fit.model)
-            if structure.n_root or not fit.model.exact:
+            if not fit.model.exact:
+                count = min(count, max(200, int(PATIENCE / _seconds_per_draw(fit, rows))))
+            elif structure.n_root:
                 count = min(count, max(200, int(2 * PATIENCE / seconds_per_node(fit))))
             if not effect_draws(fit).independent:
                 count = min(count, max(100, MOST_EFFECTS // max(structure.n_effects, 1)))
     if fit.result.chains:  # neighbours in a chain are alike
         return np.linspace(0, total - 1, count).astype(np.int64)
     return np.arange(count, dtype=np.int64)
+
+
+def _seconds_per_draw(fit: Posterior, rows: LinearPredictor) -> float:
+    """Rough cost of drawing the effects of the leaf's groups that the rows need, where each is drawn by itself."""
+    found = [factor.codes for factor in rows.factors if factor.factor == fit.model.latent.leaf]
+    if not found:
+        return 1e-9
+    sizes = fit.model.design.factors[fit.model.latent.leaf or 0].sizes
+    needed = np.flatnonzero(np.bincount(found[0][found[0] >= 0], minlength=1))
+    return 1e-9 + 3e-6 * needed.size + 2e-7 * float(sizes[needed].sum())
 
 
 # -- means, exactly ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from partialpool.algebra.quadrature import gauss_hermite
 from partialpool.design.design import NewRows
 from partialpool.design.predictor import FactorRows, LinearPredictor
 from partialpool.errors import DataError
+from partialpool.posterior.effects import leaf_conditional
 from partialpool.posterior.groups import NEW_GROUPS, NOISE, random_stream
 from partialpool.posterior.predict import BLOCK, MOST_KEPT, Prediction, Source, linear_means
 
@@ -59,6 +60,12 @@ class JointSource(Source):
         second = () if self.second is None else self.second.factors
         return tuple({factor.factor: factor for factor in (*second, *self.rows.factors)}.values())
 
+    def prepare(self) -> None:
+        """Compute what the blocks share, before threads ask for it."""
+        super().prepare()
+        if self._held is None:
+            leaf_conditional(self.fit)
+
     def block(self, number: int, rows: Ints) -> Array:
         """The draws (rows, draws) of block `number`; (rows, draws, 2) of MOMENTS."""
         eta0, spread = self._predictor(self.rows, rows, number, 0)
@@ -97,9 +104,7 @@ class JointSource(Source):
         out[new] = total
         return out
 
-    def _predictor(
-        self, predictor: LinearPredictor, rows: Ints, number: int, which: int
-    ) -> tuple[Array, Array | None]:
+    def _predictor(self, predictor: LinearPredictor, rows: Ints, number: int, which: int) -> tuple[Array, Array | None]:
         """One linear predictor (rows, draws), and the sd of what new groups add where that is integrated later."""
         eta = predictor.common(self.fit.result.draws_beta[self.draws], rows)
         variance: Array | None = None

@@ -197,8 +197,8 @@ class Family:
         Examples
         --------
         >>> from partialpool.spec.families import Bernoulli
-        >>> Bernoulli().log_density_rows([0.0, 0.0], [0.0, 800.0]).round(6)
-        array([  -0.693147, -800.      ])
+        >>> Bernoulli().log_density_rows([0.0, 1.0], [0.0, 1.0]).round(6)
+        array([-0.693147, -0.313262])
         """
         response, first, second, third = np.broadcast_arrays(*(as_array(v) for v in (y, eta0, eta1, eta2)))
         number = trials_of(response, trials)
