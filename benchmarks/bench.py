@@ -1,6 +1,6 @@
 """Measure the speeds: `python -m benchmarks`, `make bench`.
 
-    python -m benchmarks                    everything, several runs each (a quarter of an hour)
+    python -m benchmarks                    everything, several runs each (an hour)
     python -m benchmarks --quick            fewer runs, smaller sizes
     python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, cbpp, verbagg,
                                             grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass, peers

@@ -1,6 +1,6 @@
 """The checks that take minutes: `python -m benchmarks.check_long`, `make check-long`.
 
-    --only posteriors    eight schools and two radon models against references
+    --only posteriors    eight schools, two radon models and a Poisson model against references
     --only engines       the exact engine against NUTS on the whole model
     --only calibration   simulation-based calibration, 1,000 replicates of two models
     --only lme4          log-likelihoods and optima against lme4's

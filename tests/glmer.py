@@ -1,4 +1,4 @@
-"""Models and estimates of lme4's glmer, and log densities written out by hand, for the tests of the quadrature engines."""
+"""Models and estimates of lme4's glmer, and log densities written out by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def exact_values() -> dict[str, float]:
 def model(name: str) -> pp.Model:
     """Our model of a fit of glmer."""
     formula, family = FORMULAS[name]
-    return pp.Model.from_formula(formula, read(name.split("_")[0]), family=family)
+    return pp.Model.from_formula(formula, read(name.split("_", maxsplit=1)[0]), family=family)
 
 
 def estimates(name: str) -> dict[str, float]:

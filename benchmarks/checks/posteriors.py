@@ -1,4 +1,4 @@
-"""Eight schools and two radon models against posteriors obtained otherwise (posteriordb; quadrature)."""
+"""Eight schools, radon models and a Poisson model against posteriors obtained otherwise (posteriordb; quadrature)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,26 @@ def models() -> dict[str, dict[str, Any]]:
             "groups": {"alpha": ("county", "Intercept"), "beta": ("county", "floor")},
             "mean_within": 0.05,
         },
+        "GLMM_Poisson": {  # flat priors stand for the reference's, uniform over hundreds of sds
+            "formula": "C ~ 1 + year + I(year^2) + I(year^3) + (1 | obs)",
+            "family": "poisson",
+            "data": counts_of_years,
+            "priors": {"Intercept": pp.Flat(), "beta": pp.Flat(), "sd(obs)": pp.Uniform(0, 5)},
+            "names": {
+                "alpha": "Intercept", "beta1": "year", "beta2": "I(year^2)", "beta3": "I(year^3)",
+                "sigma": "sd(Intercept|obs)",
+            },
+            "groups": {},
+            "mean_within": 0.05,
+        },
     }  # fmt: skip
+
+
+def counts_of_years() -> dict[str, Any]:
+    """Yearly counts, each year its own group."""
+    found = reference("GLMM_Poisson.json")
+    years = found["year"]
+    return {"C": found["C"], "year": years, "obs": [f"{k:02d}" for k in range(len(years))]}
 
 
 def run(**_: Any) -> Outcome:
@@ -73,7 +92,9 @@ def run(**_: Any) -> Outcome:
 def _compare(out: Outcome, model: str, how: dict[str, Any], params: dict[str, Any]) -> list[list[str]]:
     import partialpool as pp
 
-    fit = pp.fit(how["formula"], read(how["data"]), priors=how["priors"], draws=DRAWS, ess=ESS, seed=SEED)
+    data = how["data"]() if callable(how["data"]) else read(how["data"])
+    family = how.get("family", "gaussian")
+    fit = pp.fit(how["formula"], data, family=family, priors=how["priors"], draws=DRAWS, ess=ESS, seed=SEED)
     if not fit.accuracy.trusted:
         out.fail(f"{model}: the fit does not trust itself: {' '.join(fit.accuracy.notes)}")
     rows = []

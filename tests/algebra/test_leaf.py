@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from glmer import log_rows, log_sum
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.stats import norm
+from scipy.stats import t as student
 
 import partialpool as pp
+from glmer import log_rows, log_sum
 from partialpool.algebra.leaf import FOUND, GRADIENT, HESSIAN, MOMENTS, VALUE, cholesky, solve_both, solve_transposed
 from partialpool.inference.joint import JointDensity
 
@@ -306,7 +308,28 @@ def test_groups_that_no_row_has_left_nothing() -> None:
         assert found.value == pytest.approx(log_rows("bernoulli", case.data["b"].to_numpy(), eta).sum(), rel=1e-9)
 
 
-# -- the small solves ---------------------------------------------------------------------------------------------------
+def test_two_modes_and_the_higher_one_is_found() -> None:
+    """A Student-t response is not log-concave in the effect: groups in two clusters, the smaller near the start."""
+    y = np.array([-5, -5.2, 5, 5.3, 5.1, 0.1, 0.2, 7.9, 8.0, 8.1])
+    data = pd.DataFrame({"y": y, "g": np.repeat([0, 1], 5)})
+    model = pp.Model.from_formula("y ~ 1 + (1 | g)", data, family="student_t")
+    params = {"Intercept": 0.0, "sd(Intercept|g)": 5.0, "sigma": 0.3, "nu": 3.0}
+    density = JointDensity(model, nodes=200)
+    point = density.point(
+        model.hyperparameters.from_public(params), model.coefficients.from_public(np.zeros(1)), np.zeros(0)
+    )
+    found = density.leaf_moments(point)
+    v = np.linspace(-6, 6, 60_001)
+    total = 0.0
+    for g in range(2):
+        h = student.logpdf(y[data["g"] == g][:, None], 3, 5 * v, 0.3).sum(axis=0) + norm.logpdf(v)
+        assert found.mode[g, 0] == pytest.approx(v[h.argmax()], abs=0.01)
+        total += float(log_sum(h)) + math.log(v[1] - v[0])
+    assert found.value.sum() + density.constant == pytest.approx(total, abs=1e-3)
+    assert model.log_likelihood(params) == pytest.approx(total, abs=1e-3)
+
+
+# -- the small solves --------------------------------------------------------------------------------------------------
 
 
 def test_cholesky_and_solves() -> None:

@@ -44,7 +44,7 @@ def test_every_row_stands_in_its_group() -> None:
 def test_predictors_are_those_of_dense_matrices() -> None:
     frame = data()
     centre = np.array([0.0, 0.7])
-    design, rows = rows_of("y ~ x + offset(o) + (1 | a) + (x | b) + (0 + z | b)", frame, centre)
+    _, rows = rows_of("y ~ x + offset(o) + (1 | a) + (x | b) + (0 + z | b)", frame, centre)
     root = np.random.default_rng(2).normal(size=rows.n_root)
     effects = root[2:].reshape(4, 3)[frame["b"]]
     expected = frame["o"] + root[0] + root[1] * (frame["x"] - 0.7) + effects[:, 0] + effects[:, 1] * frame["x"]

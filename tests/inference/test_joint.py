@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from glmer import log_rows
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal, norm
 from scipy.stats import t as student
 
 import partialpool as pp
+from glmer import log_rows
 from partialpool.algebra.joint import INFORMATION, ORIGIN, REFERENCE
 from partialpool.algebra.leaf import GRADIENT, VALUE
 from partialpool.inference.joint import JointDensity, prior_curvature
@@ -103,7 +103,7 @@ HOW = ["centred", "non-centred", "partial"]
 WITH_ROOT = [name for name in MODELS if name not in ("slopes in the leaf", "no groups")]
 
 
-# -- values -------------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 def by_hand(density: JointDensity, point: Array) -> float:
@@ -189,7 +189,7 @@ def test_information_of_none_and_of_all() -> None:
         np.testing.assert_allclose(none.root_effects(point[None, :])[0][own], sds * point[first:][own])
 
 
-# -- gradients ----------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -216,7 +216,9 @@ def test_gradient_without_a_leaf(name: str) -> None:
     point = some_point(density)
     gradient = density.value_and_gradient(point[None, :])[1][0]
     moves = 1e-5 * np.eye(density.size)
-    np.testing.assert_allclose(gradient, (density.value(point + moves) - density.value(point - moves)) / 2e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        gradient, (density.value(point + moves) - density.value(point - moves)) / 2e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -257,7 +259,7 @@ def test_prior_curvature() -> None:
     assert score[1] == pytest.approx(-4 * 4.0 / (3 + 16)) and 0 < curve[1] < 1
 
 
-# -- theta --------------------------------------------------------------------------------------------------------------
+# -- theta -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -280,7 +282,7 @@ def test_an_impossible_point_is_no_trouble() -> None:
     assert density.value(point[None, :])[0] == -math.inf
 
 
-# -- parts and threads --------------------------------------------------------------------------------------------------
+# -- parts and threads -------------------------------------------------------------------------------------------------
 
 
 @cache

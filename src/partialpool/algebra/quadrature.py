@@ -68,7 +68,7 @@ def gauss_hermite(nodes: int, dimension: int) -> tuple[Array, Array]:
     >>> x, shifted = gauss_hermite(3, 1)
     >>> x.ravel().round(3).tolist()
     [-1.732, 0.0, 1.732, 0.0, 0.0, 0.0, 0.0, 0.0]
-    >>> float(np.exp(shifted - 0.5 * (x ** 2).sum(axis=1)).sum().round(12))
+    >>> float(np.exp(shifted - 0.5 * (x**2).sum(axis=1)).sum().round(12))
     1.0
     """
     if dimension == 0 or nodes == 1:

@@ -54,6 +54,8 @@ PATIENCE = 400_000_000
 MOST_INTERPOLATED = 8
 #: Nodes of the interpolated density for each effective draw asked for.
 INTERPOLATED_NODES = 16
+#: Exact evaluations made at a time, whatever the number of threads.
+INTERPOLATED_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +130,7 @@ class LaplaceRun:
         self.density = JointDensity(model, nodes=steps[min(1, len(steps) - 1)], threads=settings.threads)
         self.laplace = RootLaplace(self.density)
         self.gap: Gap | None = None
+        self.sound = True
 
     def result(self) -> Result:
         with Progress(self.settings.progress) as self.progress:
@@ -150,10 +153,23 @@ class LaplaceRun:
         best = self.laplace.find_mode()
         self.steps.append(f"mode of the hyperparameters: {best.status.value}")
         self.notes.extend(remarks(self.laplace))
+        self.notes.extend(self._unfinished())
         self.progress.update(0.0, "curvature at the mode")
         self.transport = Transport(self.laplace, self.laplace.negative_hessian())
         self.evaluations += self.laplace.passes
         return self.transport
+
+    def _unfinished(self) -> list[str]:
+        """Inner searches that did not end well, said so."""
+        found = self.density.leaf_moments(self.laplace.point(self.laplace.phi, self.laplace.root))
+        lost = self.density.unfinished(found)
+        if not lost:
+            return list(dict.fromkeys(self.laplace.status))
+        assert self.density.leaf is not None
+        factor = self.model.design.factors[self.density.leaf]
+        first = str(factor.labels[int(np.flatnonzero(found.status)[0])])
+        self.sound = False
+        return [f"the effects of {lost:,} groups of {factor.name!r} have no mode that was found (the first: {first})"]
 
     def _choose_nodes(self) -> Gap:
         point = self.laplace.point(self.laplace.phi, self.laplace.root)
@@ -240,7 +256,7 @@ class LaplaceRun:
         for degree in (2, 3, 3):
             count = 3 * math.ceil(0.9 * surrogate.n_features(size, degree) + 2 * size)
             while len(x) < count or (degree == 3 and fitted is not None and len(x) < 1.3 * fitted[1]):
-                new = surrogate.SPREAD * normal_quantile(uniforms(4 * self.settings.threads))
+                new = surrogate.SPREAD * normal_quantile(uniforms(INTERPOLATED_BATCH))
                 x = np.vstack([x, new])
                 value = np.append(value, self.transport.log_density(new)[0])
                 self.evaluations += len(new)
@@ -299,7 +315,7 @@ class LaplaceRun:
         theta = self.density.theta(sample.points)
         root = self.density.root_effects(sample.points)
         accuracy = Accuracy(
-            engine="laplace", reason=self.reason, trusted=enough and k < GOOD_K and error.good,
+            engine="laplace", reason=self.reason, trusted=enough and k < GOOD_K and error.good and self.sound,
             ess=dict(zip(names, ess.tolist(), strict=True)), pareto_k=k, nodes=len(sample.x),
             evaluations=self.evaluations, steps=tuple(self.steps), notes=tuple(self.notes),
             seconds=time.perf_counter() - self.began, quadrature_error=error.error, worst_groups=error.worst,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra import joint as kernels
 from partialpool.algebra.leaf import GRADIENT, HESSIAN, VALUE
+from partialpool.algebra.quadrature import ladder
 from partialpool.errors import InferenceError, ModelError
 from partialpool.inference.gap import steps_of, use_nodes
 from partialpool.inference.joint import FINE, JointDensity, Passed, Unpacked
@@ -213,10 +214,12 @@ def maximum_likelihood(model: Model, *, nodes: int | None = None, threads: int =
     _check_nodes(nodes)
     likelihood = Likelihood(model, threads)
     density = likelihood.density
-    start = RootLaplace(JointDensity(model, nodes=steps_of(density.q)[0], threads=threads))
+    steps = ladder(density.q)  # not the fewest: far from the mode these lead the search astray
+    start = RootLaplace(JointDensity(model, nodes=steps[min(1, len(steps) - 1)], threads=threads))
     start.find_mode(1e-2)
     search = _Search(model, likelihood, start, nodes)
-    best = maximise(search.objective, search.start, search.inverse, tolerance=1e-8)
+    best = maximise(search.objective, search.start, search.inverse, tolerance=1e-8 if nodes is None else 1e-3)
+    search.exact = search.exact and nodes is None  # Fisher's identity is that of the integral, not that of few nodes
     best = maximise(search.objective, best.point, search.inverse, tolerance=1e-9)
     theta, gamma = search.read(best.point)
     value = search.value(best.point)

@@ -14,8 +14,8 @@ from partialpool.spec.distributions import Flat
 
 Array = NDArray[np.float64]
 
-#: Share of the prior's sd that a coefficient's posterior keeps where the data hardly speak of it.
-UNTOLD = 0.6
+#: Share of the prior's sd that a coefficient's posterior keeps at least where only the prior bounds it.
+UNTOLD = 0.3
 #: Change of a log odds or log mean over the range of a predictor that no data tell apart from infinity.
 INFINITE = 12.0
 #: Group sd on a log odds or log scale beyond which nearly every group is all or nothing.

@@ -351,7 +351,7 @@ def inverse_of(low: Array) -> Array:
     if out.size:
         inverse_from_factor_in_place(out)
     lower = np.tril(out)
-    return lower + np.tril(lower, -1).T
+    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 def definite(matrix: Array) -> Array:

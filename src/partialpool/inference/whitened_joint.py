@@ -144,7 +144,7 @@ class WhitenedJoint:
             if not shifted:
                 value, gradient = evaluate(unknowns)
                 return value, (transposed @ gradient if dense else factor * gradient)
-            phi = unknowns[None, :d]
+            phi = unknowns[None, :d].copy()  # unknowns is written to below
             t = coordinates.theta(phi)
             unknowns[:d] = t[0]
             value, gradient = evaluate(unknowns)
@@ -203,7 +203,7 @@ def _result(run: LaplaceRun, target: WhitenedJoint, grown: Grown, model: Model) 
     error = gap_over_posterior(run.density, centred, np.full(count, 1.0 / count), run.gap, settings.seed)
     told = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {target.size} whitened dimensions"
     accuracy = Accuracy(
-        engine="whitened", reason=run.reason, trusted=trusted and error.good,
+        engine="whitened", reason=run.reason, trusted=trusted and error.good and run.sound,
         ess=dict(zip(names, grown.ess.tolist(), strict=True)), nodes=count,
         evaluations=chains.evaluations + run.evaluations, rhat=dict(zip(names, grown.rhat.tolist(), strict=True)),
         divergences=chains.divergences, steps=(*run.steps, told, *error.sentences),
