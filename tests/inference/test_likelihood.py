@@ -161,7 +161,7 @@ def test_trials_and_rows_of_one_trial() -> None:
 @pytest.mark.parametrize(
     ("name", "nodes"),
     [("cbpp_agq1", 1), ("cbpp_agq25", 25), ("epil_pois_agq1", 1), ("epil_pois_agq25", 25), ("toenail_agq1", 1),
-     ("toenail_agq25", 25)],
+     ("toenail_agq25", 25), ("grouseticks_c_agq1", 1)],
 )  # fmt: skip
 def test_reaches_the_optimum_of_glmer(name: str, nodes: int) -> None:
     own = model(references()[name]["model"])

@@ -10,6 +10,7 @@ import pytest
 
 import partialpool as pp
 from glmer import model as glmer_model
+from partialpool.algebra.lapack import one_blas_thread
 from partialpool.inference.joint import JointDensity
 from partialpool.inference.remarks import remarks
 from partialpool.inference.root import RootLaplace
@@ -17,7 +18,8 @@ from partialpool.inference.root import RootLaplace
 
 def remarks_of(model: pp.Model, nodes: int = 16) -> tuple[str, ...]:
     laplace = RootLaplace(JointDensity(model, nodes=nodes))
-    laplace.find_mode()
+    with one_blas_thread():
+        laplace.find_mode()
     return remarks(laplace)
 
 

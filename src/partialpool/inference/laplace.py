@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.quadrature import ladder
 from partialpool.inference import surrogate
 from partialpool.inference.base import GOOD_K, Accuracy, Result, Settings
@@ -145,6 +146,7 @@ class LaplaceRun:
 
     # -- the mode -----------------------------------------------------------------------------------------------------
 
+    @one_blas_thread()  # thousands of small factors: threads cost more than they bring
     def prepare(self) -> Transport:
         """The mode, as many nodes as it takes, and the map from whitened coordinates."""
         self.progress.update(0.0, "finding the mode")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra import joint as kernels
+from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.leaf import GRADIENT, HESSIAN, VALUE
 from partialpool.algebra.quadrature import ladder
 from partialpool.errors import InferenceError, ModelError
@@ -70,7 +71,8 @@ def log_likelihood(model: Model, params: Mapping[str, float], nodes: int | None 
         raise ModelError(f"The parameter {missing[0]!r} has no value. Pass a value for {missing[0]!r}.")
     theta = model.hyperparameters.from_public(params)
     gamma = model.coefficients.from_public(np.array([float(params[name]) for name in names]))
-    return Likelihood(model).at(theta, gamma, nodes, measure=True)
+    with one_blas_thread():
+        return Likelihood(model).at(theta, gamma, nodes, measure=True)
 
 
 def _check_nodes(nodes: int | None) -> None:
@@ -212,6 +214,11 @@ class Likelihood:
 def maximum_likelihood(model: Model, *, nodes: int | None = None, threads: int = 1) -> MaximumLikelihood:
     """Maximise the likelihood over coefficients and hyperparameters; see `Model.maximum_likelihood`."""
     _check_nodes(nodes)
+    with one_blas_thread():  # thousands of small factors: threads cost more than they bring
+        return _maximum_likelihood(model, nodes, threads)
+
+
+def _maximum_likelihood(model: Model, nodes: int | None, threads: int) -> MaximumLikelihood:
     likelihood = Likelihood(model, threads)
     density = likelihood.density
     steps = ladder(density.q)  # not the fewest: far from the mode these lead the search astray
