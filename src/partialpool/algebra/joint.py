@@ -272,9 +272,7 @@ def family_kernels(
     """
     leaf_pass = leaf_functions(log_density, derivatives, vector).leaf_pass
 
-    @kernel(
-        f"void(int64, float64[:,::1], float64[::1], float64[:,::1], {_PRIORS}, {_ROWS}, {_NODES})", variant=name
-    )
+    @kernel(f"void(int64, float64[:,::1], float64[::1], float64[:,::1], {_PRIORS}, {_ROWS}, {_NODES})", variant=name)
     def joint(
         want, points, values, gradients, kinds, params, b_kinds, b_params, mean, scale, terms, centring, constant_at,
         y, trials, weight, offset, x, at, x_part, z, z_part, pointer, touched_pointer, local, touched,

@@ -22,6 +22,8 @@ TOLERANCE, GOOD = 0.005, 0.05
 RANDOM_NODES = (64, 256, 1024)
 #: Posterior draws at which the gap is measured again.
 DRAWS = 8
+#: Evaluations of rows in one pass from which half as many draws must do.
+DEAR = 20_000_000
 WORST = 5
 
 
@@ -128,14 +130,13 @@ def choose_nodes(density: JointDensity, point: Array, seed: int) -> Gap:
     return Gap(chosen, finer, error, told)
 
 
-def gap_over_posterior(
-    density: JointDensity, points: Array, weights: Array, gap: Gap, seed: int
-) -> GapOverPosterior:
+def gap_over_posterior(density: JointDensity, points: Array, weights: Array, gap: Gap, seed: int) -> GapOverPosterior:
     """The error of the nodes in use at a few posterior draws; its spread is what moves the posterior."""
     if density.q == 0:
         return GapOverPosterior(None, {}, (), ())
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
-    picked = systematic_resample(weights, DRAWS, rng)
+    draws = DRAWS if density.work < DEAR else DRAWS // 2
+    picked = systematic_resample(weights, draws, rng)
     steps = steps_of(density.q)
     above = [step for step in steps if step > gap.nodes]
     if not above:
@@ -151,7 +152,7 @@ def gap_over_posterior(
     worst = {str(labels[g]): float(spread[g]) for g in np.argsort(-spread)[:WORST]}
     name = max(worst, key=lambda label: worst[label])
     told = (
-        f"quadrature at {DRAWS} posterior draws against {finer} nodes: error {error:.1g} in the log density; "
+        f"quadrature at {draws} posterior draws against {finer} nodes: error {error:.1g} in the log density; "
         f"worst group {name}, {worst[name]:.1g}",
     )
     notes = () if error < GOOD else (f"The quadrature's error over the posterior is {error:.2g}, above {GOOD}.",)

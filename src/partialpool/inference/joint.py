@@ -95,7 +95,9 @@ class JointDensity:
         )
         family = model.family
         self._joint, self._part = kernels.family_kernels(
-            f"{family.name}_{family.link}".replace("/", "_").replace("^", ""), family.log_density, family.derivatives,
+            f"{family.name}_{family.link}".replace("/", "_").replace("^", ""),
+            family.log_density,
+            family.derivatives,
             VECTOR.get((family.name, family.link)),
         )
         weight = self.rows.weight
@@ -215,9 +217,7 @@ class JointDensity:
         gradient = np.zeros(self.size)
         point = np.ascontiguousarray(point, dtype=float)
         descend: Any = kernels.descend
-        value = descend(
-            point, *self._prior_arguments(), natural, relative, root, lam, constants, gradient
-        )
+        value = descend(point, *self._prior_arguments(), natural, relative, root, lam, constants, gradient)
         return Unpacked(point, float(value), natural, relative, root, lam, constants, gradient)
 
     def _in_parts(self, want: int, point: Array) -> tuple[float, Array]:

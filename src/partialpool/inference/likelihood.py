@@ -241,9 +241,7 @@ def _maximum_likelihood(model: Model, nodes: int | None, threads: int) -> Maximu
     public = model.hyperparameters.public(theta[None, :])[0]
     estimates = dict(zip(model.parameter_names, np.concatenate([beta, public]).tolist(), strict=True))
     errors = dict(zip(names, np.sqrt(np.maximum(variance, 0.0)).tolist(), strict=True))
-    return MaximumLikelihood(
-        value, False, estimates, errors, best.status, singular, model.design.terms.formula
-    )
+    return MaximumLikelihood(value, False, estimates, errors, best.status, singular, model.design.terms.formula)
 
 
 class _Search:

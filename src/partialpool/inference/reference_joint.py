@@ -143,8 +143,7 @@ class WholeJoint:
         self.scouted, found = _scout(self.joint, settings)
         self.steps = [found] if found else []
         self.degrees = [
-            self._degree(degree, term, own)
-            for degree, (term, own) in zip(wanted, self.joint.root_terms(), strict=True)
+            self._degree(degree, term, own) for degree, (term, own) in zip(wanted, self.joint.root_terms(), strict=True)
         ]
         self._set_centring()
         self.rotation = Rotation.at(self.joint, self.scouted)

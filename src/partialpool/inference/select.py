@@ -73,8 +73,10 @@ def _select_for_quadrature(model: Model, method: str) -> tuple[Engine, str]:
         asked = "NUTS on the whole model, nothing integrated out, because method='nuts' asks for it."
         return JointReferenceEngine(), asked
     layout = model.latent
-    leaf = "there are no group effects" if layout.leaf is None else (
-        f"the effects of {model.design.factors[layout.leaf].name!r} integrated out by quadrature"
+    leaf = (
+        "there are no group effects"
+        if layout.leaf is None
+        else (f"the effects of {model.design.factors[layout.leaf].name!r} integrated out by quadrature")
     )
     size = model.hyperparameters.size + len(model.coefficients.names) + layout.n_root
     if method == "whitened":

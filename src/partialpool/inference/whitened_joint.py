@@ -41,6 +41,9 @@ LIMIT = 50_000
 TARGET_ACCEPT = 0.8
 #: In many dimensions larger steps that are refused more often are cheaper.
 MANY, TARGET_OF_MANY = 500, 0.7
+#: There a trajectory of 7 steps, between a quarter and a half of a period, does; doubling it would buy nothing.
+DEPTH_OF_MANY = 3
+TUNE_OF_MANY = 100
 LEAST_CURVATURE = 0.1
 
 
@@ -173,11 +176,12 @@ def run_whitened_joint(run: LaplaceRun) -> Result:
     """The posterior by NUTS, from what a run has prepared."""
     settings, model = run.settings, run.model
     target = WhitenedJoint(run.laplace, run.laplace.negative_hessian(), run.transport.tilt)
-    first = max(math.ceil(0.35 * settings.ess), 100)
-    accept = TARGET_ACCEPT if target.size < MANY else TARGET_OF_MANY
+    many = target.size >= MANY
+    first = max(math.ceil((0.66 if many else 0.35) * settings.ess), 100)
     plan = Plan(
-        first, max(LIMIT, first), settings.ess, TUNE, settings.seed, settings.threads, settings.progress, accept
-    )
+        first, max(LIMIT, first), settings.ess, TUNE_OF_MANY if many else TUNE, settings.seed, settings.threads,
+        settings.progress, TARGET_OF_MANY if many else TARGET_ACCEPT, max_depth=DEPTH_OF_MANY if many else 10,
+    )  # fmt: skip
 
     def quantities(positions: Array) -> Array:
         chains, draws, size = positions.shape
@@ -216,4 +220,3 @@ def _result(run: LaplaceRun, target: WhitenedJoint, grown: Grown, model: Model) 
         settings, chains=chains.positions.shape[0], statistics=statistics, root=root, draws_root=root[kept],
         quadrature_nodes=run.density.nodes,
     )  # fmt: skip
-
