@@ -157,8 +157,6 @@ class LaplaceRun:
         self.notes.extend(remarks(self.laplace))
         self.notes.extend(self._unfinished())
         self.progress.update(0.0, "curvature at the mode")
-        if not self.density.n_root:
-            self.laplace.rescale()
         self.transport = Transport(self.laplace, self.laplace.negative_hessian())
         self.evaluations += self.laplace.passes
         return self.transport

@@ -278,8 +278,7 @@ class RootLaplace:
         best = None
         for number in range(MOST_ROUNDS):
             self._latest = (self.phi, self.root)
-            if self.density.n_root:  # of a few coefficients it hardly moves the mode
-                self.rescale()
+            self.rescale()
             best = maximise(self.objective, self.phi, inverse, tolerance=1e-2 if number == 0 else tolerance)
             moved = best.point - self.phi
             self.root = self.settle(best.point, self._latest[1])[2]
