@@ -82,8 +82,8 @@ def _tame(name: str, column: Array, size: float) -> str:
 def _separates(model: object, column: Array) -> bool:
     """Whether the data alone would send a predictor's coefficient to infinity.
 
-    Of yes and no: at one end of the predictor every outcome is the same, and all others lie beyond. Of counts: one of the
-    two values of the predictor has nothing but zeros.
+    Of yes and no: at one end of the predictor every outcome is the same, and all others lie beyond. Of counts: one of
+    the two values of the predictor has nothing but zeros.
     """
     design, family = model.design, model.family  # type: ignore[attr-defined]
     if not family.discrete:
