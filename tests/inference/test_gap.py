@@ -36,7 +36,7 @@ def at_mode(name: str) -> tuple[JointDensity, np.ndarray]:
 
 def test_a_large_sd_takes_more_nodes_and_says_that_laplace_is_not_enough() -> None:
     density, point = at_mode("toenail")
-    gap = choose_nodes(density, point, 1)
+    gap = choose_nodes(density, point)
     assert gap.nodes > 8 and gap.nodes == density.nodes and gap.finer > gap.nodes
     assert "not enough" in gap.sentences[0] and "294 groups" in gap.sentences[0]
     exact = group_values(density, point, 200).sum()
@@ -46,7 +46,7 @@ def test_a_large_sd_takes_more_nodes_and_says_that_laplace_is_not_enough() -> No
 
 def test_few_nodes_where_they_are_enough() -> None:
     density, point = at_mode("epil_pois")
-    gap = choose_nodes(density, point, 1)
+    gap = choose_nodes(density, point)
     assert gap.nodes == 8 and gap.error < 1e-4
     assert "not enough" not in gap.sentences[1]
 
@@ -54,7 +54,7 @@ def test_few_nodes_where_they_are_enough() -> None:
 def test_no_leaf_no_gap() -> None:
     data = pd.DataFrame({"y": [0, 1, 1, 0, 1], "x": [1.0, 2, 3, 4, 5]})
     density = JointDensity(pp.Model.from_formula("y ~ x", data, family="bernoulli"))
-    gap = choose_nodes(density, np.zeros(density.size), 1)
+    gap = choose_nodes(density, np.zeros(density.size))
     assert (gap.nodes, gap.error, gap.sentences) == (1, 0.0, ())
     assert gap_over_posterior(density, np.zeros((1, density.size)), np.ones(1), gap, 1).good
 
@@ -124,7 +124,7 @@ def four_effects() -> JointDensity:
 def test_four_effects_by_quasi_random_nodes() -> None:
     density = four_effects()
     point = density.point(np.log([1.0, 0.8, 0.6, 0.5]), np.zeros(1), np.zeros(0))
-    gap = choose_nodes(density, point, 1)
+    gap = choose_nodes(density, point)
     assert gap.nodes in steps_of(4)
     assert ("Laplace" in gap.sentences[1]) == (gap.nodes == 1)
     # against a product rule, which is too dear for every day

@@ -88,7 +88,7 @@ def test_the_mode_is_that_of_theta_with_the_root_integrated_out() -> None:
 
 def test_objective_has_the_gradient_of_its_value() -> None:
     laplace = found()
-    laplace._latest = (laplace.phi, laplace.root)
+    laplace._latest = laplace.root
     phi = laplace.phi + 0.1
     _, gradient = laplace.objective(phi[None, :])
     steps = 1e-3 * np.eye(laplace.d)

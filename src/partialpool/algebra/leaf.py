@@ -32,10 +32,11 @@ MOST_STEPS = 80
 
 
 class LeafFunctions(NamedTuple):
-    """The pass over a range of groups, the search for one group's mode, and h; compiled into the kernels that call."""
+    """The pass over a range of groups, the searches for one group's mode, and h; compiled into what calls them."""
 
     leaf_pass: Callable[..., Any]
     find_mode: Callable[..., Any]
+    find_highest: Callable[..., Any]
     log_integrand: Callable[..., Any]
 
 
@@ -231,6 +232,35 @@ def leaf_functions(log_density: Any, derivatives: Any, vector: tuple[Any, Any] |
                 v[j] += step[j]
         return best, TOO_LONG
 
+    @helper
+    def find_highest(
+        first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low, gradient, step, old,
+        tolerance, starts, best_v, best_low,
+    ):  # fmt: skip
+        """The highest of the modes found from v and from each of `starts` (m, q); v and low are left there."""
+        peak, ended = find_mode(
+            first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low, gradient, step, old,
+            tolerance,
+        )  # fmt: skip
+        for other in range(starts.shape[0]):
+            for j in range(q):
+                best_v[j] = v[j]
+                v[j] = starts[other, j]
+                for k in range(j + 1):
+                    best_low[j, k] = low[j, k]
+            again, ended_again = find_mode(
+                first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low, gradient, step,
+                old, tolerance,
+            )  # fmt: skip
+            if again > peak + 1e-9 * abs(peak):
+                peak, ended = again, ended_again
+            else:
+                for j in range(q):
+                    v[j] = best_v[j]
+                    for k in range(j + 1):
+                        low[j, k] = best_low[j, k]
+        return ended
+
     @helper(inline=True)
     def leaf_pass(
         begin, end, want, root, lam, constant, e2, y, trials, weight, offset, x, at, x_part, z, z_part, pointer,
@@ -276,31 +306,13 @@ def leaf_functions(log_density: Any, derivatives: Any, vector: tuple[Any, Any] |
             count = pointer[g + 1] - first
             root_predictors(first, count, x, at, x_part, root, offset, constant, base0, base1)
             scaled_columns(first, count, z, z_part, lam, b0, b1)
-            peak = 0.0
             if q > 0:
                 for j in range(q):
                     v[j] = start[g, j]
-                peak, ended = find_mode(
+                ended = find_highest(
                     first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low, gradient,
-                    step, old, tolerance,
+                    step, old, tolerance, starts, best_v, best_low,
                 )  # fmt: skip
-                for other in range(starts.shape[0]):
-                    for j in range(q):
-                        best_v[j] = v[j]
-                        v[j] = starts[other, j]
-                        for k in range(j + 1):
-                            best_low[j, k] = low[j, k]
-                    again, ended_again = find_mode(
-                        first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low,
-                        gradient, step, old, tolerance,
-                    )  # fmt: skip
-                    if again > peak + 1e-9 * abs(peak):
-                        peak, ended = again, ended_again
-                    else:
-                        for j in range(q):
-                            v[j] = best_v[j]
-                            for k in range(j + 1):
-                                low[j, k] = best_low[j, k]
                 if status.size > 0:
                     status[g] = ended
                 if mode.shape[0] > 0:
@@ -501,4 +513,4 @@ def leaf_functions(log_density: Any, derivatives: Any, vector: tuple[Any, Any] |
                     hess[row, touched[base + b]] += own[a, b]
         return result
 
-    return LeafFunctions(leaf_pass, find_mode, log_integrand)
+    return LeafFunctions(leaf_pass, find_mode, find_highest, log_integrand)

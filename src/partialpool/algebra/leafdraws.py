@@ -114,7 +114,7 @@ def draw_kernels(name: str, log_density: Any, derivatives: Any) -> DrawKernels:
     log_density, derivatives : helpers of one row; see `spec.families.base`.
     """
     functions = leaf_functions(log_density, derivatives)
-    find_mode, log_integrand = functions.find_mode, functions.log_integrand
+    find_mode, find_highest, log_integrand = functions.find_mode, functions.find_highest, functions.log_integrand
 
     @kernel(
         "void(int64, int64, int64, int64[::1], int64[::1], float64[:,::1], float64[:,:,::1], float64[:,::1],"
@@ -153,27 +153,10 @@ def draw_kernels(name: str, log_density: Any, derivatives: Any) -> DrawKernels:
                 e2 = constants[k, 1]
                 for j in range(q):
                     v[j] = start[g, j]
-                peak, _ = find_mode(
+                find_highest(
                     first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low, gradient,
-                    step, old, tolerance,
+                    step, old, tolerance, starts, best_v, best_low,
                 )  # fmt: skip
-                for other in range(starts.shape[0]):
-                    for j in range(q):
-                        best_v[j] = v[j]
-                        v[j] = starts[other, j]
-                        for i in range(j + 1):
-                            best_low[j, i] = low[j, i]
-                    again, _ = find_mode(
-                        first, count, y, trials, weight, base0, base1, e2, b0, b1, second, q, v, hessian, low,
-                        gradient, step, old, tolerance,
-                    )  # fmt: skip
-                    if again > peak + 1e-9 * abs(peak):
-                        peak = again
-                    else:
-                        for j in range(q):
-                            v[j] = best_v[j]
-                            for i in range(j + 1):
-                                low[j, i] = best_low[j, i]
                 # independence Metropolis: `old` is the state, as a place relative to the mode
                 key = stream_of(seed, g, draws[k])
                 at_now = 0

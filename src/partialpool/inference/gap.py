@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra.leaf import VALUE
-from partialpool.algebra.quadrature import gauss_hermite, ladder
+from partialpool.algebra.quadrature import ladder
 from partialpool.inference.importance import systematic_resample
 from partialpool.inference.joint import JointDensity
-from partialpool.inference.sobol import Sobol, normal_quantile
+from partialpool.inference.sobol import Sobol
 
 Array = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ def group_values(density: JointDensity, point: Array, nodes: int) -> Array:
         density.nodes, density.x_nodes, density.shifted, density.tolerance = kept
 
 
-def choose_nodes(density: JointDensity, point: Array, seed: int) -> Gap:
+def choose_nodes(density: JointDensity, point: Array) -> Gap:
     """The fewest nodes whose error at `point`, measured against many more, is below TOLERANCE; they are set."""
     if density.q == 0:
         return Gap(1, 1, 0.0, ())
@@ -157,6 +157,3 @@ def gap_over_posterior(density: JointDensity, points: Array, weights: Array, gap
     )
     notes = () if error < GOOD else (f"The quadrature's error over the posterior is {error:.2g}, above {GOOD}.",)
     return GapOverPosterior(error, worst, told, notes)
-
-
-__all__ = ["Gap", "choose_nodes", "gap_over_posterior", "gauss_hermite", "normal_quantile", "use_nodes"]

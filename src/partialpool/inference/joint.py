@@ -100,9 +100,7 @@ class JointDensity:
             family.derivatives,
             VECTOR.get((family.name, family.link)),
         )
-        weight = self.rows.weight
-        trials = None if model.design.trials is None else self.rows.trials
-        self.constant = float(weight @ family.constant(self.rows.y, self.rows.trials if trials is None else trials))
+        self.constant = float(self.rows.weight @ family.constant(self.rows.y, self.rows.trials))
         self.start = np.zeros((self.rows.n_groups, self.q))
         self.starts = np.empty((0, self.q)) if family.log_concave else _other_starts(self.q)
         self.set_nodes(nodes)
@@ -225,12 +223,17 @@ class JointDensity:
         if not math.isfinite(own.value):
             return own.value, own.gradient
         passed = self.rows_at(want, own)
-        value = own.value + passed.value
-        value += kernels.ascend(
-            own.point, self.kinds, self.scale, self.terms, self.centring, self.constant_at, own.natural, own.relative,
-            own.root, passed.in_root, passed.in_constant, passed.zz, self.rows.n_groups, own.gradient,
-        )  # fmt: skip
+        value = own.value + passed.value + self.ascend(own, passed, own.gradient)
         return value, own.gradient
+
+    def ascend(self, own: Unpacked, passed: Passed, gradient: Array) -> float:
+        """Log prior density of the root's effects; adds to `gradient` (D,) what they and the rows bring."""
+        return float(
+            kernels.ascend(
+                own.point, self.kinds, self.scale, self.terms, self.centring, self.constant_at, own.natural,
+                own.relative, own.root, passed.in_root, passed.in_constant, passed.zz, self.rows.n_groups, gradient,
+            )
+        )  # fmt: skip
 
     def rows_at(self, want: int, own: Unpacked) -> Passed:
         """One pass over the rows at one point, its parts over threads and added up in order."""

@@ -175,7 +175,7 @@ class LaplaceRun:
 
     def _choose_nodes(self) -> Gap:
         point = self.laplace.point(self.laplace.phi, self.laplace.root)
-        self.gap = choose_nodes(self.density, point, self.settings.seed)
+        self.gap = choose_nodes(self.density, point)
         return self.gap
 
     # -- importance sampling ------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.algebra import joint as kernels
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.leaf import GRADIENT, HESSIAN, VALUE
 from partialpool.algebra.quadrature import ladder
@@ -202,10 +201,7 @@ class Likelihood:
         own = self.unpacked(theta, gamma)
         passed = density.rows_at(GRADIENT, own)
         out = np.zeros(density.size)
-        kernels.ascend(
-            own.point, density.kinds, density.scale, density.terms, density.centring, density.constant_at, own.natural,
-            own.relative, own.root, passed.in_root, passed.in_constant, passed.zz, density.rows.n_groups, out,
-        )  # fmt: skip
+        density.ascend(own, passed, out)
         out[: density.d] /= np.where(own.relative == 0, 1.0, own.relative)  # back to the log of a bounded sd
         out[density.d :] = passed.in_root
         return passed.value + density.constant, out

@@ -7,7 +7,8 @@ mass matrix from gradients as well as draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.errors import InferenceError
-from partialpool.inference.base import MAX_RHAT
+from partialpool.inference.base import MAX_RHAT, Accuracy, Result, Settings
 from partialpool.inference.diagnostics import ess_bulk, ess_tail, rhat
 from partialpool.inference.progress import Progress
 
@@ -310,3 +311,61 @@ def verdict(grown: Grown, names: list[str], wanted: float) -> tuple[bool, list[s
         trusted = False
         notes.append("The run was interrupted; what it had is kept. Run it again for the whole.")
     return trusted, notes
+
+
+def whole_model_result(
+    grown: Grown,
+    settings: Settings,
+    began: float,
+    *,
+    names: Sequence[str],
+    checked: NDArray[np.int64],
+    theta: Array,
+    beta: Array,
+    effects: Callable[[NDArray[np.int64]], Array],
+    n_effects: int,
+    steps: Sequence[str],
+    parameterization: dict[str, str],
+) -> Result:
+    """What a reference engine found.
+
+    Parameters
+    ----------
+    names : of the parameters; `checked` are the effects whose chains were diagnosed behind them, of `n_effects`.
+    theta, beta : (K, d) and (K, p) of all draws. effects : those of the draws kept, at their positions.
+    """
+    chains, count, n_parameters = grown.chains, len(theta), len(names)
+    kept = thinned(count, settings.draws)
+    trusted, notes = verdict(grown, [*names, *(f"group effect {position}" for position in checked)], settings.ess)
+    told = list(steps)
+    if checked.size:
+        worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
+        told.append(f"group effects checked: {checked.size:,} of {n_effects:,}, R-hat at most {worst}")
+    accuracy = Accuracy(
+        engine="nuts",
+        reason="",  # fit() fills in that of `select_engine`
+        trusted=trusted,
+        ess=dict(zip(names, grown.ess[:n_parameters].tolist(), strict=True)),
+        nodes=count,
+        evaluations=chains.evaluations,
+        rhat=dict(zip(names, grown.rhat[:n_parameters].tolist(), strict=True)),
+        divergences=chains.divergences,
+        steps=tuple(told),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - began,
+        parameterization=parameterization,
+    )
+    return Result(
+        theta=theta,
+        log_weights=np.full(count, -math.log(count)),
+        beta_mean=beta,
+        beta_sd=np.zeros_like(beta),
+        draws_theta=theta[kept],
+        draws_beta=beta[kept],
+        log_marginal_likelihood=math.nan,
+        accuracy=accuracy,
+        settings=settings,
+        chains=chains.positions.shape[0],
+        effects=effects(kept),
+        statistics={"depth": chains.depth, "energy": chains.energy, "diverging": chains.diverging},
+    )

@@ -38,10 +38,7 @@ class Proposal:
 
     def points(self, uniforms: Array) -> tuple[Array, Array]:
         """theta (K, d) and its log density (K,) from uniforms (K, d)."""
-        share = self.below / (self.below + self.above)
-        lower = uniforms < share
-        half = np.where(lower, 0.5 * uniforms / share, 0.5 + 0.5 * (uniforms - share) / (1 - share))
-        scale = np.where(lower, self.below, self.above)
+        half, scale = halves(uniforms, self.below, self.above)
         x = scale * student4_quantile(np.clip(half, 1e-300, 1 - 1e-16))
         return self.centre + x @ self.factor.T, self._log_density(x)
 
@@ -61,6 +58,24 @@ class Proposal:
         scale = np.where(x < 0, self.below, self.above)
         each = student4_log_density(x / scale) + np.log(2.0 / (self.below + self.above))
         return np.asarray(each.sum(axis=1) - np.log(np.abs(np.diag(self.factor))).sum())
+
+
+def halves(uniforms: Array, below: Array, above: Array) -> tuple[Array, Array]:
+    """Of a distribution with scale `below` on the left of 0 and `above` on the right: quantiles, and which scale."""
+    share = below / (below + above)
+    lower = uniforms < share
+    half = np.where(lower, 0.5 * uniforms / share, 0.5 + 0.5 * (uniforms - share) / (1 - share))
+    return half, np.where(lower, below, above)
+
+
+def side_scales(x: Array, weights: Array, limits: tuple[float, float]) -> tuple[Array, Array]:
+    """Root mean squares (d,) of a weighted sample x (K, d) below and above 0, kept within limits."""
+    scales = []
+    for side in (x < 0, x >= 0):
+        mass = (weights[:, None] * side).sum(axis=0)
+        second = (weights[:, None] * side * x * x).sum(axis=0)
+        scales.append(np.clip(np.sqrt(second / np.maximum(mass, 1e-6)), *limits))
+    return scales[0], scales[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +132,5 @@ def from_weighted(theta: Array, weights: Array) -> Proposal:
     covariance = (weights[:, None] * deviation).T @ deviation
     ridge = 1e-8 * np.trace(covariance) / theta.shape[1] + 1e-12
     factor = np.linalg.cholesky(covariance + ridge * np.eye(theta.shape[1]))
-    x = np.linalg.solve(factor, deviation.T).T
-    scales = []
-    for side in (x < 0, x >= 0):
-        mass = (weights[:, None] * side).sum(axis=0)
-        second = (weights[:, None] * side * x * x).sum(axis=0)
-        scales.append(np.clip(np.sqrt(second / np.maximum(mass, 1e-6)), *SCALE_LIMITS))
-    return Proposal(centre, factor, scales[0], scales[1])
+    x = np.asarray(np.linalg.solve(factor, deviation.T).T, dtype=float)
+    return Proposal(centre, factor, *side_scales(x, weights, SCALE_LIMITS))

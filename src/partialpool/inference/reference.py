@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from partialpool.algebra import rows
 from partialpool.design.predictor import factor_columns
 from partialpool.errors import InferenceError
-from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.base import Result, Settings
 from partialpool.inference.coded import coded_hyperparameters
-from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, whole_model_result
 from partialpool.inference.parameterization import term_names, told, wanted_degrees
 from partialpool.inference.target import Target
 from partialpool.model import Model
@@ -71,45 +71,12 @@ def _result(whole: WholeModel, grown: Grown, checked: Ints, settings: Settings, 
     rng = np.random.default_rng([settings.seed, 1])
     stacked = whole.unknowns(chains.stacked())
     theta, gamma = whole.theta(stacked, rng), whole.gamma(stacked)
-    beta = model.coefficients.to_public(gamma)
-    kept = thinned(stacked.shape[0], settings.draws)
-    effects = whole.effects(stacked[kept])
-    names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
-    trusted, notes = verdict(grown, names, settings.ess)
-    n_parameters = len(model.parameter_names)
     ran = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.dimension:,} dimensions"
-    steps = [ran, whole.coordinates]
-    if checked.size:
-        worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
-        steps.append(f"group effects checked: {checked.size:,} of {whole.n_effects:,}, R-hat at most {worst}")
-    accuracy = Accuracy(
-        engine="nuts",
-        reason="",  # fit() fills in that of `select_engine`
-        trusted=trusted,
-        ess=dict(zip(names[:n_parameters], grown.ess[:n_parameters].tolist(), strict=True)),
-        nodes=stacked.shape[0],
-        evaluations=chains.evaluations,
-        rhat=dict(zip(names[:n_parameters], grown.rhat[:n_parameters].tolist(), strict=True)),
-        divergences=chains.divergences,
-        steps=tuple(steps),
-        notes=tuple(notes),
-        seconds=time.perf_counter() - began,
-        parameterization=whole.parameterization,
-    )
-    return Result(
-        theta=theta,
-        log_weights=np.full(stacked.shape[0], -math.log(stacked.shape[0])),
-        beta_mean=beta,
-        beta_sd=np.zeros_like(beta),
-        draws_theta=theta[kept],
-        draws_beta=beta[kept],
-        log_marginal_likelihood=math.nan,
-        accuracy=accuracy,
-        settings=settings,
-        chains=chains.positions.shape[0],
-        effects=effects,
-        statistics={"depth": chains.depth, "energy": chains.energy, "diverging": chains.diverging},
-    )
+    return whole_model_result(
+        grown, settings, began, names=model.parameter_names, checked=checked, theta=theta,
+        beta=model.coefficients.to_public(gamma), effects=lambda kept: whole.effects(stacked[kept]),
+        n_effects=whole.n_effects, steps=[ran, whole.coordinates], parameterization=whole.parameterization,
+    )  # fmt: skip
 
 
 class WholeModel:

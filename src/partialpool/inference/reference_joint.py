@@ -25,10 +25,10 @@ from partialpool.algebra.joint import INFORMATION, ORIGIN, REFERENCE
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.quadrature import ladder
 from partialpool.errors import InferenceError
-from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.base import Result, Settings
 from partialpool.inference.gap import choose_nodes
 from partialpool.inference.joint import JointDensity
-from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, verdict
+from partialpool.inference.nuts import CHAINS, Density, Grown, Plan, sample_until, thinned, whole_model_result
 from partialpool.inference.parameterization import term_names, told, wanted_degrees
 from partialpool.inference.root import RootLaplace, cho_solve, definite
 from partialpool.model import Model
@@ -82,48 +82,14 @@ class JointReferenceEngine:
 def _result(whole: WholeJoint, grown: Grown, checked: Ints, settings: Settings, began: float) -> Result:
     model, chains, joint = whole.model, grown.chains, whole.joint
     stacked = chains.stacked()
-    count = stacked.shape[0]
-    kept = thinned(count, settings.draws)
     front = whole.front(stacked)
-    theta, beta = joint.theta(front), model.coefficients.to_public(joint.gamma(front))
-    names = [*model.parameter_names, *(f"group effect {position}" for position in checked)]
-    trusted, notes = verdict(grown, names, settings.ess)
-    n_parameters = len(model.parameter_names)
-    steps = [
-        *whole.steps,
-        f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.size:,} dimensions",
-    ]
-    if checked.size:
-        worst = f"{np.max(grown.rhat[n_parameters:]):.3f}"
-        steps.append(f"group effects checked: {checked.size:,} of {joint.n_root:,}, R-hat at most {worst}")
-    accuracy = Accuracy(
-        engine="nuts",
-        reason="",  # fit() fills in that of `select_engine`
-        trusted=trusted,
-        ess=dict(zip(names, grown.ess[:n_parameters].tolist(), strict=False)),
-        nodes=count,
-        evaluations=chains.evaluations,
-        rhat=dict(zip(names, grown.rhat[:n_parameters].tolist(), strict=False)),
-        divergences=chains.divergences,
-        steps=tuple(steps),
-        notes=tuple(notes),
-        seconds=time.perf_counter() - began,
-        parameterization=whole.parameterization,
-    )
-    return Result(
-        theta=theta,
-        log_weights=np.full(count, -math.log(count)),
-        beta_mean=beta,
-        beta_sd=np.zeros_like(beta),
-        draws_theta=theta[kept],
-        draws_beta=beta[kept],
-        log_marginal_likelihood=math.nan,
-        accuracy=accuracy,
-        settings=settings,
-        chains=chains.positions.shape[0],
-        effects=joint.root_effects(whole.points(stacked[kept])),
-        statistics={"depth": chains.depth, "energy": chains.energy, "diverging": chains.diverging},
-    )
+    ran = f"{chains.positions.shape[0]} chains of {chains.draws:,} draws in {whole.size:,} dimensions"
+    return whole_model_result(
+        grown, settings, began, names=model.parameter_names, checked=checked, theta=joint.theta(front),
+        beta=model.coefficients.to_public(joint.gamma(front)),
+        effects=lambda kept: joint.root_effects(whole.points(stacked[kept])),
+        n_effects=joint.n_root, steps=[*whole.steps, ran], parameterization=whole.parameterization,
+    )  # fmt: skip
 
 
 class WholeJoint:
@@ -281,7 +247,7 @@ def _at_mode(joint: JointDensity, settings: Settings) -> Scouted:
     density = JointDensity(model, nodes=ladder(q)[0], threads=settings.threads)
     laplace = RootLaplace(density)
     laplace.refresh()
-    choose_nodes(density, laplace.point(laplace.phi, laplace.root), settings.seed)
+    choose_nodes(density, laplace.point(laplace.phi, laplace.root))
     laplace.find_mode(1e-2)
     point = laplace.point(laplace.phi, laplace.root)
     own, moments = density.unpack(point), density.leaf_moments(point)
@@ -291,10 +257,10 @@ def _at_mode(joint: JointDensity, settings: Settings) -> Scouted:
         whole = RootLaplace(joint)
         whole.phi, whole.root = laplace.phi, root
         whole.refresh()
-        precision = definite(_precision(whole))
+        precision = definite(whole.precision())
         variance = np.diag(np.linalg.inv(precision)).copy()
         return Scouted(point[: joint.d], whole.root, variance, _turn_of_t(laplace), precision, whole)
-    variance = np.diag(np.linalg.inv(definite(_precision(laplace))))
+    variance = np.diag(np.linalg.inv(definite(laplace.precision())))
     of_leaf = np.einsum("ij,gjk,ik->gi", own.lam, moments.covariance, own.lam).ravel() if q else np.empty(0)
     return Scouted(point[: joint.d], root, np.concatenate([variance[:p], of_leaf, variance[p:]]), _turn_of_t(laplace))
 
@@ -324,13 +290,6 @@ def _follow(joint: JointDensity, scouted: Scouted) -> Array:
             sides.append(np.concatenate([mean[: joint.p], joint.to_e(t, mean[joint.p :])]))
         out[:, j] = (sides[0] - sides[1]) / (2 * STEP)
     return out
-
-
-def _precision(laplace: RootLaplace) -> Array:
-    """That of the root given t at the reference point."""
-    matrix = laplace.hessian[None].copy()
-    laplace.add_prior(matrix, laplace.t(laplace.phi[None, :]), laplace.point(laplace.phi, laplace.root))
-    return np.asarray(matrix[0])
 
 
 # -- scales and turns ----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.inference.joint import JointDensity
 from partialpool.inference.root import RootLaplace, definite
 from partialpool.spec.distributions import Flat
 
@@ -35,8 +34,7 @@ def remarks(laplace: RootLaplace) -> tuple[str, ...]:
     ModelError
         Where a coefficient under a flat prior runs away: its posterior does not exist.
     """
-    density = laplace.density
-    return (*_separation(laplace), *_runaway(laplace), *_overdispersion(density, laplace))
+    return (*_separation(laplace), *_runaway(laplace), *_overdispersion(laplace))
 
 
 def _separation(laplace: RootLaplace) -> list[str]:
@@ -46,7 +44,7 @@ def _separation(laplace: RootLaplace) -> list[str]:
     if model.family.link not in LINKS or not density.p:
         return []
     point = laplace.point(laplace.phi, laplace.root)
-    precision = definite(laplace.matrices(laplace.phi[None, :], point)[0])
+    precision = definite(laplace.precision())
     sd = np.sqrt(np.maximum(np.diag(np.linalg.inv(precision))[: density.p], 0.0)) * density.scale
     gamma = density.gamma(point[None, :])[0]
     out = []
@@ -123,8 +121,9 @@ def _runaway(laplace: RootLaplace) -> list[str]:
     return out
 
 
-def _overdispersion(density: JointDensity, laplace: RootLaplace) -> list[str]:
+def _overdispersion(laplace: RootLaplace) -> list[str]:
     """Pearson's statistic at the mode against its degrees of freedom."""
+    density = laplace.density
     model, rows = density.model, density.rows
     family = model.family
     if family.name not in WIDER or (family.name == "binomial" and rows.trials.max() <= 1):
@@ -140,7 +139,7 @@ def _overdispersion(density: JointDensity, laplace: RootLaplace) -> list[str]:
         eta = eta + (rows.z * u[group]).sum(axis=1)
         told += float((1.0 - np.einsum("gii->gi", moments.covariance)).clip(0, 1).sum())
     if density.n_root:
-        precision = definite(laplace.matrices(laplace.phi[None, :], point)[0])
+        precision = definite(laplace.precision())
         prior = np.zeros((1, *precision.shape))
         laplace.add_prior(prior, laplace.t(laplace.phi[None, :]), point)
         share = np.einsum("ij,ji->i", np.linalg.inv(precision), prior[0])[density.p :]

@@ -63,6 +63,7 @@ class RootLaplace:
         self.root = np.zeros(self.n_root)
         self.hessian = np.zeros((self.n_root, self.n_root))
         self.scaling = np.zeros(self.d)
+        self._latest = self.root  # where the last search for the root's mode ended
         self.passes = 0
         self.status: list[str] = []
 
@@ -106,6 +107,10 @@ class RootLaplace:
         out = self._scale(phi)[:, None, None] * self.hessian
         self.add_prior(out, self.t(phi), point)
         return out
+
+    def precision(self) -> Array:
+        """M (R, R) at the reference point."""
+        return np.asarray(self.matrices(self.phi[None, :], self.point(self.phi, self.root))[0])
 
     def _scale(self, phi: Array) -> Array:
         return np.exp(np.clip((phi - self.phi) @ self.scaling, -3.0, 3.0))
@@ -211,7 +216,7 @@ class RootLaplace:
         return values, gradients
 
     def _objective(self, phi: Array) -> tuple[float, Array]:
-        value, gradient, root, low = self.settle(phi, self._warm(phi))
+        value, gradient, root, low = self.settle(phi, self._latest)
         if not math.isfinite(value):
             return -math.inf, np.zeros(self.d)
         t = self.t(phi[None, :])
@@ -219,15 +224,9 @@ class RootLaplace:
         slope = gradient[: self.d] + through_q
         slope = self.coordinates.pull_back(phi[None, :], t, slope[None, :], density=True)[0]
         slope = slope - 0.5 * trace * self.scaling
-        self._remember(phi, root)
+        self._latest = root
         value += float(self.coordinates.log_jacobian(phi[None, :], t)[0])
         return value - float(np.log(np.diag(low)).sum()), slope
-
-    def _warm(self, phi: Array) -> Array:
-        return self._latest[1] if hasattr(self, "_latest") else self.root
-
-    def _remember(self, phi: Array, root: Array) -> None:
-        self._latest = (phi, root)
 
     def _log_determinant_slope(self, phi: Array, t: Array, low: Array) -> tuple[Array, float]:
         """Gradient (d,) in t of ``-log |M| / 2`` through Q, and the trace of ``M^-1 c H``."""
@@ -252,7 +251,7 @@ class RootLaplace:
             return
         point = self.point(self.phi, self.root)
         t = self.t(self.phi[None, :])
-        base = inverse_of(factored(self.matrices(self.phi[None, :], point)[0]))
+        base = inverse_of(factored(self.precision()))
         trace = float((base * self.hessian).sum())
         if trace < 1e-6:
             return
@@ -277,11 +276,11 @@ class RootLaplace:
         inverse = self._first_curvature()
         best = None
         for number in range(MOST_ROUNDS):
-            self._latest = (self.phi, self.root)
+            self._latest = self.root
             self.rescale()
             best = maximise(self.objective, self.phi, inverse, tolerance=1e-2 if number == 0 else tolerance)
             moved = best.point - self.phi
-            self.root = self.settle(best.point, self._latest[1])[2]
+            self.root = self.settle(best.point, self._latest)[2]
             self.phi = best.point
             self.refresh()
             if not self.d or float(np.abs(moved).max()) < RESTED * math.sqrt(float(np.min(inverse))) + 1e-3:
@@ -299,7 +298,7 @@ class RootLaplace:
 
     def negative_hessian(self) -> Array:
         """That of L at phi, (d, d)."""
-        self._latest = (self.phi, self.root)
+        self._latest = self.root
         return negative_hessian(self.objective, self.phi, 1e-2)
 
     # -- the root given any theta -------------------------------------------------------------------------------------

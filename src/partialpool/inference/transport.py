@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra.lapack import one_blas_thread
 from partialpool.algebra.rootsolve import solve_roots
+from partialpool.inference.proposal import PROBES, halves, side_scales
 from partialpool.inference.root import RootLaplace
 
 Array = NDArray[np.float64]
@@ -25,10 +26,9 @@ Array = NDArray[np.float64]
 NU_THETA, NU_ROOT = 4.0, 10.0
 #: Root's dimensions above which its proposal has lighter tails, which cost less a dimension.
 WIDE = 12
-PROBES = (1.5, 3.0)
 SCALES = (0.6, 5.0)
-#: Numbers in one batch of matrices.
-BATCH = 2_000_000
+#: Numbers in one batch of matrices, most points of one, and how many are too few to spread over threads.
+BATCH, PART, FEW = 2_000_000, 64, 32
 
 
 class Transport:
@@ -38,6 +38,7 @@ class Transport:
         self.laplace = laplace
         self.d, self.n_root = laplace.d, laplace.n_root
         self.size = self.d + self.n_root
+        self.negative_hessian = negative_hessian
         values, vectors = np.linalg.eigh(negative_hessian) if self.d else (np.empty(0), np.empty((0, 0)))
         values = np.where(values > 1 / 9, values, np.maximum(np.abs(values), 1 / 9))
         self.factor = np.linalg.cholesky((vectors / values) @ vectors.T) if self.d else np.empty((0, 0))
@@ -56,26 +57,20 @@ class Transport:
     def log_density(self, x: Array) -> tuple[Array, Array]:
         """Log density of x (K,), and the points."""
         values, points = np.empty(len(x)), np.empty_like(x)
-        density = self.laplace.density.with_threads(1)
-        size = max(1, min(BATCH // max(self.n_root, 1) ** 2, 128))
+        whole = self.laplace.density
+        few = len(x) <= FEW
+        density = whole if few else whole.with_threads(1)  # of few points each pass is split over the threads itself
+        # the parts do not depend on the threads: products of other shapes differ in their last digit
+        size = max(1, min(BATCH // max(self.n_root, 1) ** 2, PART))
         parts = [slice(start, start + size) for start in range(0, len(x), size)]
-        threads = self.laplace.density.threads
-        if len(x) < 2 * threads:  # each pass is split over the threads itself
-            density, threads = self.laplace.density, 1
 
         def run(part: slice) -> None:
             with np.errstate(all="ignore"):
                 points[part], logs = self.points(x[part])
                 values[part] = density.value(points[part]) + logs
 
-        if threads > 1 and len(x) >= 2 * threads:
-            size = max(1, min(size, -(-len(x) // (2 * threads))))
-            parts = [slice(start, start + size) for start in range(0, len(x), size)]
-            with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-                list(pool.map(run, parts))
-        else:
-            for part in parts:
-                run(part)
+        with one_blas_thread(), ThreadPoolExecutor(1 if few else whole.threads) as pool:
+            list(pool.map(run, parts))
         return np.where(np.isnan(values), -np.inf, values), points
 
 
@@ -94,10 +89,8 @@ class SplitT:
 
     def points(self, uniforms: Array) -> tuple[Array, Array]:
         """x (K, D) and its log density (K,) from uniforms (K, D)."""
-        share = self.below / (self.below + self.above)
-        lower = uniforms < share
-        half = np.where(lower, 0.5 * uniforms / share, 0.5 + 0.5 * (uniforms - share) / (1 - share))
-        z = np.where(lower, self.below, self.above) * t_quantile(np.clip(half, 1e-14, 1 - 1e-14), self.nu)
+        half, scale = halves(uniforms, self.below, self.above)
+        z = scale * t_quantile(np.clip(half, 1e-14, 1 - 1e-14), self.nu)
         return self.centre + z @ self.factor.T, self._log_density(z)
 
     def log_density(self, x: Array) -> Array:
@@ -163,10 +156,5 @@ def refitted(x: Array, weights: Array, nu: Array, effective: float) -> SplitT:
         centre = mean
         covariance = (weights[:, None] * deviation).T @ deviation
         factor = np.linalg.cholesky(covariance + 1e-10 * np.trace(covariance) / size * np.eye(size))
-    z = np.linalg.solve(factor, deviation.T).T
-    scales = []
-    for side in (z < 0, z >= 0):
-        mass = (weights[:, None] * side).sum(axis=0)
-        second = (weights[:, None] * side * z * z).sum(axis=0)
-        scales.append(np.clip(np.sqrt(second / np.maximum(mass, 1e-6)), *SCALES))
-    return SplitT(centre, factor, scales[0], scales[1], nu)
+    z = np.asarray(np.linalg.solve(factor, deviation.T).T, dtype=float)
+    return SplitT(centre, factor, *side_scales(z, weights, SCALES), nu)

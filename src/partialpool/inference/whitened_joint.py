@@ -175,7 +175,7 @@ class WhitenedJoint:
 def run_whitened_joint(run: LaplaceRun) -> Result:
     """The posterior by NUTS, from what a run has prepared."""
     settings, model = run.settings, run.model
-    target = WhitenedJoint(run.laplace, run.laplace.negative_hessian(), run.transport.tilt)
+    target = WhitenedJoint(run.laplace, run.transport.negative_hessian, run.transport.tilt)
     many = target.size >= MANY
     first = max(math.ceil((0.66 if many else 0.35) * settings.ess), 100)
     plan = Plan(
