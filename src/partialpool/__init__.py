@@ -12,6 +12,10 @@ _WHERE = {
     "fit": "partialpool.posterior.fitting",
     "Posterior": "partialpool.posterior.posterior",
     "Prediction": "partialpool.posterior.predict",
+    "pool": "partialpool.pooling.fitting",
+    "Pooled": "partialpool.pooling.pooled",
+    "Population": "partialpool.pooling.population",
+    "effect_sizes": "partialpool.pooling.effect_sizes",
     "load": "partialpool.posterior.storage",
     "Model": "partialpool.model",
     "formula": "partialpool.spec.predictors",
@@ -22,7 +26,7 @@ _WHERE = {
     **dict.fromkeys(
         (
             "Normal", "StudentT", "Cauchy", "HalfNormal", "HalfStudentT", "HalfCauchy", "Exponential", "Gamma",
-            "InverseGamma", "Uniform", "Beta", "LKJ", "Flat",
+            "InverseGamma", "Uniform", "Beta", "LKJ", "Flat", "PC",
         ),
         "partialpool.spec.priors",
     ),
@@ -62,6 +66,10 @@ if TYPE_CHECKING:
     from partialpool.inference.base import Settings as Settings
     from partialpool.inference.select import select_engine as select_engine
     from partialpool.model import Model as Model
+    from partialpool.pooling.effect_sizes import effect_sizes as effect_sizes
+    from partialpool.pooling.fitting import pool as pool
+    from partialpool.pooling.pooled import Pooled as Pooled
+    from partialpool.pooling.population import Population as Population
     from partialpool.posterior.fitting import fit as fit
     from partialpool.posterior.posterior import Posterior as Posterior
     from partialpool.posterior.predict import Prediction as Prediction
@@ -79,6 +87,7 @@ if TYPE_CHECKING:
     from partialpool.spec.priors import HalfNormal as HalfNormal
     from partialpool.spec.priors import HalfStudentT as HalfStudentT
     from partialpool.spec.priors import InverseGamma as InverseGamma
+    from partialpool.spec.priors import PC as PC
     from partialpool.spec.priors import Normal as Normal
     from partialpool.spec.priors import StudentT as StudentT
     from partialpool.spec.priors import Uniform as Uniform

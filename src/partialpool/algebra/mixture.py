@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.algebra.jit import kernel
@@ -24,19 +25,19 @@ TOLERANCE = 1e-6
 LAST_STEP = 1e-3
 
 
-@kernel("void(float64[::1], float64[:,:], float64[:,:], float64[::1], float64[::1], float64[:,::1], float64[:,::1])")
+@kernel("void(float64[:,:], float64[:,:], float64[:,:], float64[::1], float64[::1], float64[:,::1], float64[:,::1])")
 def invert_mixtures(
     weights: Array, means: Array, sds: Array, probabilities: Array, normal_scores: Array, moments: Array, out: Array
 ) -> None:
     """Mean, sd and quantiles of each column's mixture.
 
-    weights (K), means and sds (K, J), probabilities (Q) and their normal scores. Writes moments (2, J), out (Q, J).
+    weights, means and sds (K, J), probabilities (Q) and their normal scores. Writes moments (2, J), out (Q, J).
     """
     count = means.shape[0]
     for j in range(means.shape[1]):
         mean = 0.0
         for k in range(count):
-            mean += weights[k] * means[k, j]
+            mean += weights[k, j] * means[k, j]
         variance = 0.0
         third = 0.0
         fourth = 0.0
@@ -44,9 +45,9 @@ def invert_mixtures(
         for k in range(count):
             s2 = sds[k, j] * sds[k, j]
             shift = means[k, j] - mean
-            variance += weights[k] * (shift * shift + s2)
-            third += weights[k] * shift * (shift * shift + 3.0 * s2)
-            fourth += weights[k] * (shift * shift * (shift * shift + 6.0 * s2) + 3.0 * s2 * s2)
+            variance += weights[k, j] * (shift * shift + s2)
+            third += weights[k, j] * shift * (shift * shift + 3.0 * s2)
+            fourth += weights[k, j] * (shift * shift * (shift * shift + 6.0 * s2) + 3.0 * s2 * s2)
             if sds[k, j] > 0.0:
                 narrowest = min(narrowest, sds[k, j])
         sd = math.sqrt(variance)
@@ -73,10 +74,10 @@ def invert_mixtures(
                     s = sds[k, j]
                     if s > 0.0:
                         t = (x - means[k, j]) / s
-                        value += weights[k] * 0.5 * math.erfc(-t * 0.7071067811865476)
-                        density += weights[k] * 0.3989422804014327 * math.exp(-0.5 * t * t) / s
+                        value += weights[k, j] * 0.5 * math.erfc(-t * 0.7071067811865476)
+                        density += weights[k, j] * 0.3989422804014327 * math.exp(-0.5 * t * t) / s
                     elif x >= means[k, j]:
-                        value += weights[k]
+                        value += weights[k, j]
                 error = value - p
                 if error > 0.0:
                     high = min(high, x)
@@ -102,8 +103,8 @@ def mixture_summary(
 
     Parameters
     ----------
-    weights : array (K,)
-        Not negative; they need not sum to 1.
+    weights : array (K,) or (K, J)
+        Not negative; they need not sum to 1. Of the components, for each mixture where they differ.
     means, sds : array (K, J)
         Of the components; an sd of 0 is a point.
     probabilities : array (Q,)
@@ -117,8 +118,9 @@ def mixture_summary(
     >>> float(quantiles[0, 0].round(4))
     1.6449
     """
-    share = np.asarray(weights, dtype=np.float64)
-    share = np.ascontiguousarray(share / share.sum())
+    given = np.asarray(weights, dtype=np.float64)
+    given = given / given.sum(axis=0)
+    share = given if given.ndim == 2 else as_strided(given, means.shape, (given.strides[0], 0))
     levels = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
     scores = np.array([NormalDist().inv_cdf(float(p)) for p in levels])
     count = means.shape[1]
@@ -127,7 +129,7 @@ def mixture_summary(
 
     def work(low: int, high: int) -> tuple[Array, Array]:
         moments, quantiles = np.empty((2, high - low)), np.empty((levels.size, high - low))
-        invert_mixtures(share, means[:, low:high], sds[:, low:high], levels, scores, moments, quantiles)
+        invert_mixtures(share[:, low:high], means[:, low:high], sds[:, low:high], levels, scores, moments, quantiles)
         return moments, quantiles
 
     if pieces == 1:

@@ -158,13 +158,13 @@ def _coefficient_slots(design: Design, predictor: int, scale: _Scale) -> list[Sl
     if at is None:
         return _slots_without_intercept(design, predictor, scale)
     name = design.x_names[at]
-    default = Normal(_round_to(scale.centre, scale.spread), _round(2.5 * scale.spread))
+    default = location_prior(scale.centre, scale.spread)
     note = f"at the mean of the predictors; {scale.centre_note}, 2.5{scale.times}"
     slots = [Slot(name, "intercept", (), default, note, prefix)]
     for name, column in _columns(design, predictor):
         if name != design.x_names[at]:
             width = moments(design.V[:, column], design)[1] or 1.0
-            normal = Normal(0, _round(2.5 * scale.spread / width))
+            normal = Normal(0, rounded(2.5 * scale.spread / width))
             slots.append(Slot(name, "coefficient", (), normal, f"2.5{scale.times} / sd(x)", prefix))
     return slots
 
@@ -186,13 +186,13 @@ def _slots_without_intercept(design: Design, predictor: int, scale: _Scale) -> l
     slots = []
     for name, column in _columns(design, predictor):
         if name in cells:
-            default = Normal(_round_to(scale.centre, scale.spread), _round(2.5 * scale.spread))
+            default = location_prior(scale.centre, scale.spread)
             note = f"the mean of a cell; {scale.centre_note}, 2.5{scale.times}"
             slots.append(Slot(name, "coefficient", (), default, note, prefix))
             continue
         values = design.V[:, column]
         width = float(np.sqrt(np.mean(values * values))) if not cells else moments(values, design)[1]
-        default = Normal(0, _round(2.5 * (scale.spread if cells else scale.size) / (width or 1.0)))
+        default = Normal(0, rounded(2.5 * (scale.spread if cells else scale.size) / (width or 1.0)))
         note = f"2.5{scale.times} / sd(x)" if cells else f"no intercept: 2.5{scale.times_size} / rms(x)"
         slots.append(Slot(name, "coefficient", (), default, note, prefix))
     return slots
@@ -217,7 +217,7 @@ def _group_slots(design: Design, group: GroupDesign, scale: _Scale) -> list[Slot
     for name, column in zip(group.names, group.columns, strict=True):
         slope = name != f"{prefix}{INTERCEPT}"
         width = moments(design.V[:, column], design)[1] or 1.0 if slope else 1.0
-        default = HalfStudentT(3, _round(2.5 * scale.spread / width))
+        default = spread_prior(scale.spread / width)
         keys = (f"{prefix}sd({factor})", f"{prefix}sd")
         slots.append(Slot(f"sd({name}|{factor})", "sd", keys, default, f"2.5{scale.times}{' / sd(x)' * slope}", prefix))
     if group.correlated and len(group.names) > 1:
@@ -232,13 +232,13 @@ def _group_slots(design: Design, group: GroupDesign, scale: _Scale) -> list[Slot
 def _own_slot(name: str, design: Design, family: Family, mean: _Scale) -> Slot:
     """The prior of a parameter of the family that has no formula."""
     if name == "sigma":
-        return Slot(name, "sigma", (), HalfStudentT(3, _round(2.5 * mean.spread)), f"2.5{mean.times}")
+        return Slot(name, "sigma", (), spread_prior(mean.spread), f"2.5{mean.times}")
     default: Distribution = InverseGamma(0.4, 0.3)
     note = ""
     if name == "nu":
         default = Gamma(2, 0.1)
     elif family.name == "inverse_gaussian":
-        default, note = InverseGamma(0.4, _round(0.3 * moments(design.y, design)[0])), "0.3 mean(y)"
+        default, note = InverseGamma(0.4, rounded(0.3 * moments(design.y, design)[0])), "0.3 mean(y)"
     return Slot(name, "family", (), default, note)
 
 
@@ -253,7 +253,29 @@ def moments(values: Array, design: Design) -> tuple[float, float]:
     return mean, math.sqrt(float(count @ (values - mean) ** 2) / max(total - 1, 1.0))
 
 
-def _round(value: float) -> float:
+def location_prior(centre: float, spread: float) -> Normal:
+    """The default prior of what lies at `centre` on a scale on which units spread by `spread`.
+
+    Examples
+    --------
+    >>> str(location_prior(7.68, 10.4))
+    'Normal(7.7, 26)'
+    """
+    return Normal(_round_to(centre, spread), rounded(2.5 * spread))
+
+
+def spread_prior(spread: float) -> HalfStudentT:
+    """The default prior of an sd on such a scale.
+
+    Examples
+    --------
+    >>> str(spread_prior(1.0))
+    'HalfStudentT(3, 2.5)'
+    """
+    return HalfStudentT(3, rounded(2.5 * spread))
+
+
+def rounded(value: float) -> float:
     """Three significant digits: a default prior that can be read, and typed again."""
     return float(f"{value:.3g}")
 

@@ -273,6 +273,23 @@ class Exponential(_Positive):
         return np.asarray(rng.standard_exponential(size) / self.rate)
 
 
+def PC(upper: float, probability: float) -> Exponential:  # noqa: N802 - it stands where distributions stand
+    """The penalised-complexity prior of an sd: exponential, with P(sd > `upper`) = `probability`.
+
+    Simpson, Rue, Riebler, Martins and Sorbye (2017), Statistical Science 32, 1-28.
+
+    Examples
+    --------
+    >>> str(PC(1, 0.01))
+    'Exponential(4.60517018599)'
+    """
+    if not 0 < float(probability) < 1:
+        raise PriorError(f"PC: probability must be between 0 and 1, and it is {probability!r}.")
+    if not 0 < float(upper) < math.inf:
+        raise PriorError(f"PC: upper must be greater than 0, and it is {upper!r}.")
+    return Exponential(-math.log(float(probability)) / float(upper))
+
+
 @dataclass(frozen=True)
 class Gamma(_Positive):
     """Gamma distribution with mean `shape`/`rate`.

@@ -6,15 +6,17 @@ A prior that a user declares is used or refused, never dropped.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from partialpool.errors import PriorError, did_you_mean
 from partialpool.spec.distributions import (
     DISTRIBUTIONS,
     LKJ,
+    PC,
     Beta,
     Cauchy,
     Distribution,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "LKJ", "Beta", "Cauchy", "Distribution", "Exponential", "Flat", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT",
+    "LKJ", "PC", "Beta", "Cauchy", "Distribution", "Exponential", "Flat", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT",
     "InverseGamma", "Normal", "PriorTable", "Slot", "StudentT", "Uniform", "distribution_from_json",
     "distribution_to_json", "parse_distribution", "resolve_priors",
 ]  # fmt: skip
@@ -417,8 +419,10 @@ def parse_distribution(text: str) -> Distribution:
     StudentT(nu=3.0, mu=0.0, sigma=2.5)
     """
     mend = "write it as, for example, 'Normal(0, 5)'."
+    name, parenthesis, rest = text.strip().partition("(")
+    spelled = name.replace("-", "_") + parenthesis + rest  # half-cauchy(1)
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        node = ast.parse(spelled, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise PriorError(f"The prior {text!r} cannot be read; {mend}") from None
     call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
@@ -426,14 +430,15 @@ def parse_distribution(text: str) -> Distribution:
     if name is None:
         raise PriorError(f"The prior {text!r} cannot be read; {mend}")
     folded = name.replace("_", "").casefold()
-    known = {**{key.casefold(): key for key in DISTRIBUTIONS}, **_ALIASES}
+    known = {**{key.casefold(): key for key in (*DISTRIBUTIONS, "PC")}, **_ALIASES}
     if folded not in known:
         near = did_you_mean(name, DISTRIBUTIONS)
         raise PriorError(f"There is no distribution {name!r} (in the prior {text!r}). {near}")
     named = {keyword.arg: _number(keyword.value, text) for keyword in call.keywords if keyword.arg is not None}
     if len(named) < len(call.keywords):
         raise PriorError(f"The prior {text!r} cannot be read; {mend}")
-    return _construct(DISTRIBUTIONS[known[folded]], [_number(argument, text) for argument in call.args], named)
+    make = PC if known[folded] == "PC" else DISTRIBUTIONS[known[folded]]
+    return _construct(make, [_number(argument, text) for argument in call.args], named)
 
 
 def distribution_to_json(distribution: Distribution) -> dict[str, Any]:
@@ -462,11 +467,11 @@ def distribution_from_json(state: Mapping[str, Any]) -> Distribution:
     return _construct(kind, [], dict(state.get("parameters", {})))
 
 
-def _construct(kind: type[Distribution], positional: list[float], named: dict[str, float]) -> Distribution:
+def _construct(kind: Callable[..., Distribution], positional: list[float], named: dict[str, float]) -> Distribution:
     try:
         return kind(*positional, **named)
     except TypeError:
-        names = ", ".join(field.name for field in fields(kind))
+        names = ", ".join(signature(kind).parameters)
         given = ", ".join([f"{value:g}" for value in positional] + [f"{key}={value}" for key, value in named.items()])
         raise PriorError(f"{kind.__name__} takes ({names}), and it was given ({given}).") from None
 

@@ -1,0 +1,488 @@
+"""The methods: full Bayes by quadrature, empirical Bayes, and populations that are known."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partialpool.algebra.mixture import mixture_summary
+from partialpool.errors import InferenceError, ModelError
+from partialpool.inference.importance import weighted_moments
+from partialpool.inference.optimum import Status, negative_hessian
+from partialpool.pooling.conjugate import BetaModel, GammaModel, NormalModel, PopulationModel
+from partialpool.pooling.grid import GridPosterior
+from partialpool.pooling.hyperpriors import HyperPriors, moment_orders
+from partialpool.pooling.lattice import Lattice, Peak, explore, find_mode, peak_of, polished, with_differences
+from partialpool.pooling.linked import LinkModel, NormalGridModel
+from partialpool.pooling.population import ParameterRow, Population, typical_variance
+from partialpool.pooling.posteriors import BetaPosterior, GammaPosterior, NormalPosterior, UnitPosterior
+from partialpool.pooling.sampling import Sampled, sample
+from partialpool.pooling.shapes import (
+    FAMILIES,
+    STUDENT,
+    UNIFORM,
+    BetaShape,
+    Components,
+    ComponentShape,
+    GammaShape,
+    NormalShape,
+    Shape,
+    to_natural,
+)
+from partialpool.pooling.units import Units
+from partialpool.pooling.weights import fit_weights
+from partialpool.spec.distributions import (
+    Beta,
+    Cauchy,
+    Distribution,
+    Exponential,
+    Flat,
+    Gamma,
+    Normal,
+    StudentT,
+    Uniform,
+)
+
+Array = NDArray[np.float64]
+
+LEVELS = np.array([0.05, 0.5, 0.95])
+#: More hyperparameters than this are sampled; up to this they have a lattice.
+MOST_ON_LATTICE = 3
+#: Where the evaluations of a lattice of 10 nodes a dimension pass over fewer numbers than this, it is made finer.
+CHEAP = 2_000_000
+#: The search for the peak starts from that of so many units, evenly spaced, where there are many more.
+SAMPLED_UNITS = 10_000
+#: Light nodes, of so much mass together, are left out of the units' posterior.
+DROPPED, DROPPED_LARGE, LARGE = 1e-7, 1e-5, 20_000
+#: A maximum this close to that of an sd of 0 is at 0.
+AT_ZERO = 1e-9
+
+
+@dataclass(frozen=True)
+class PoolAccuracy:
+    """How the posterior was obtained and how good it is; printed as sentences.
+
+    Attributes
+    ----------
+    method, reason : what was done, and why.
+    error : the measured error: of the quadrature over the hyperparameters (in posterior sds, an upper bound), the gap
+        of an optimum (per unit), or 1 / sqrt(effective sample size) where they were sampled; 0 where all is exact.
+    nodes, evaluations : of the hyperparameters, and of the likelihood.
+    trusted : whether every check passed. notes : what the user should know. seconds : wall time.
+    """
+
+    method: str
+    reason: str
+    error: float
+    nodes: int = 1
+    evaluations: int = 0
+    trusted: bool = True
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        lines = [f"Obtained by: {self.reason}", f"Measured error: {self.error:.1g}"]
+        lines.append(f"Work: {self.evaluations:,} evaluations of the likelihood, {self.seconds:.2f} s")
+        lines += [f"Note: {note}" for note in self.notes]
+        lines.append("Verdict: " + ("every check passed." if self.trusted else "do not rely on it before reading the notes."))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a method found.
+
+    nodes : (K, d), of the hyperparameters in the model's coordinates; None where there is no model.
+    null : the value of theta that counts as no effect, on the natural scale, or None.
+    """
+
+    posterior: UnitPosterior
+    population: Population
+    log_marginal_likelihood: float
+    accuracy: PoolAccuracy
+    model: PopulationModel | None = None
+    nodes: Array | None = None
+    explored: Lattice | Sampled | None = None
+    null: float | None = None
+
+
+def model_of(units: Units, kind: str, priors: HyperPriors, threads: int, profile: bool = False) -> PopulationModel:
+    """The marginal likelihood of a population's hyperparameters."""
+    if kind == "normal" and units.family == "normal":
+        names = ("mean",) if units.X is None else units.x_names
+        if "mean" not in priors.known and (profile or all(isinstance(priors[name], Normal | Flat) for name in names)):
+            return NormalModel(units, priors, threads, profile=profile)
+        return NormalGridModel(units, priors, threads)
+    if kind == "beta":
+        return BetaModel(units, priors, threads)
+    if kind == "gamma":
+        return GammaModel(units, priors, threads)
+    return LinkModel(units, priors, kind, threads, likelihood_alone=profile)
+
+
+class _Counted:
+    """A log density that counts its evaluations."""
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self.function = function
+        self.count = 0
+
+    def __call__(self, x: Array) -> Array:
+        self.count += len(x)
+        return self.function(x)
+
+
+def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, seed: int) -> Found:
+    """Full Bayes: the hyperparameters integrated over a lattice (over weighted samples where there are more than 3)."""
+    begin = time.perf_counter()
+    model = model_of(units, kind, priors, threads)
+    density = _Counted(model.log_density)
+    explored: Lattice | Sampled
+    notes = list(units.notes)
+    trusted = True
+    if model.d <= MOST_ON_LATTICE:
+        thorough = model.cost * 10**model.d < CHEAP and units.n < LARGE
+        peak = _peak(model, density)
+        explored = explore(density, peak, thorough=thorough)
+        reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
+        trusted = explored.error < 0.02
+    else:
+        explored = sample(density, model.start, model.spread, seed)
+        reason = f"importance sampling of {_told(model)}: {len(explored.nodes):,} nodes, Pareto k {explored.pareto_k:.2f}"
+        trusted = explored.pareto_k < 0.7 and explored.error < 0.05
+    if not trusted:
+        notes.append("The quadrature over the hyperparameters did not settle; give the sd a prior with a scale.")
+    x, weights = explored.significant(DROPPED if units.n < LARGE else DROPPED_LARGE)
+    row = _mean_row(units)
+    shape = model.shape(x, weights, row)
+    rows = _bayes_rows(model, explored, kind, priors)
+    population = Population(
+        kind, units.family, rows, shape, _i2_bayes(units, kind, explored, model), at_mean=units.X is not None
+    )
+    proper = priors.proper
+    value = explored.log_normaliser if proper else math.nan
+    accuracy = PoolAccuracy(
+        "bayes", reason, explored.error, len(explored.nodes), density.count, trusted, tuple(notes),
+        time.perf_counter() - begin,
+    )  # fmt: skip
+    posterior = model.posterior(x, weights)
+    return Found(posterior, population, value, accuracy, model, x, explored, _null(units, kind, priors))
+
+
+def _peak(model: PopulationModel, density: Callable[[Array], Array]) -> Peak:
+    """The peak of the posterior of the hyperparameters; by way of a sample of the units where there are many."""
+    units = model.units
+    if units.n < 4 * SAMPLED_UNITS:
+        return peak_of(density, model.start, model.spread)
+    rows = np.linspace(0, units.n - 1, SAMPLED_UNITS).round().astype(np.int64)
+    X = None if units.X is None else units.X[rows]
+    some = replace(units, y=units.y[rows], size=units.size[rows], names=units.names[rows], X=X)
+    small = model_of(some, model.kind, model.priors, model.threads, profile=model.likelihood_alone)
+    first = peak_of(small.log_likelihood, small.start, small.spread)
+    scaled = Peak(first.point, first.value, first.curvature * (units.n / SAMPLED_UNITS))
+    return polished(density, scaled) or peak_of(density, first.point, model.spread)
+
+
+def _told(model: PopulationModel) -> str:
+    if isinstance(model, NormalModel) and type(model) is NormalModel:
+        return "the sd between units (the mean integrated out in closed form)"
+    return f"the {model.d} hyperparameters"
+
+
+def _mean_row(units: Units) -> Array:
+    return np.ones(1) if units.X is None else np.asarray(units.X.mean(axis=0))
+
+
+def _bayes_rows(
+    model: PopulationModel, explored: Lattice | Sampled, kind: str, priors: HyperPriors
+) -> dict[str, ParameterRow]:
+    """The posterior of every parameter; moments that do not exist are infinite."""
+    x, weights = explored.nodes, explored.weights
+    orders = moment_orders(model.units, kind, priors)
+    rows = {}
+    names, means, sds = model.coefficients_given(x)
+    if names:
+        mean, sd, quantiles = mixture_summary(weights, means, sds, LEVELS)
+        for i, name in enumerate(names):
+            rows[name] = _row(name, float(mean[i]), float(sd[i]), quantiles[:, i], orders)
+    for name, values in model.parameters(x).items():
+        if np.ptp(values) == 0:
+            rows[name] = ParameterRow(*[float(values[0]), 0.0, *[float(values[0])] * 3])
+            continue
+        finite = np.isfinite(values)
+        mean, sd = weighted_moments(np.where(finite, values, 0.0), weights)
+        positive = bool((values > 0).all())
+        quantiles = explored.quantiles(_ParameterOf(model, name, positive), LEVELS)
+        quantiles = np.exp(quantiles) if positive else quantiles
+        rows[name] = _row(name, float(mean), float(sd), quantiles, orders)
+    return rows
+
+
+class _ParameterOf:
+    """A parameter as a function of the nodes, its log where it is positive: alpha spans hundreds of powers of ten."""
+
+    def __init__(self, model: PopulationModel, name: str, logs: bool) -> None:
+        self.model, self.name, self.logs = model, name, logs
+
+    def __call__(self, x: Array) -> Array:
+        values = self.model.parameters(x)[self.name]
+        return np.log(np.clip(values, 1e-300, 1e300)) if self.logs else values
+
+
+def _row(name: str, mean: float, sd: float, quantiles: Array, orders: dict[str, float]) -> ParameterRow:
+    """`orders`: the moments of a parameter exist below this order."""
+    order = orders.get(name, math.inf)
+    q05, q50, q95 = (float(value) for value in quantiles)
+    return ParameterRow(mean if order > 1 else math.inf, sd if order > 2 else math.inf, q05, q50, q95)
+
+
+def _i2_bayes(
+    units: Units, kind: str, explored: Lattice | Sampled, model: PopulationModel
+) -> ParameterRow | None:
+    if units.family != "normal" or kind != "normal":
+        return None
+    typical = typical_variance(units.size)
+
+    def share(x: Array) -> Array:
+        tau2 = model.sd_of(x[:, model.sd_at]) ** 2
+        return np.asarray(tau2 / (tau2 + typical))
+
+    mean, sd = weighted_moments(share(explored.nodes), explored.weights)
+    q05, q50, q95 = (float(value) for value in explored.quantiles(share, LEVELS))
+    return ParameterRow(float(mean), float(sd), q05, q50, q95)
+
+
+def _null(units: Units, kind: str, priors: HyperPriors) -> float | None:
+    """What counts as no effect."""
+    if units.family == "normal":
+        return priors.known.get("mean", 0.0)
+    if kind == "point_normal" and "mean" in priors.known:
+        return float(to_natural(units.family, priors.known["mean"]))
+    return None
+
+
+# ---- empirical Bayes ------------------------------------------------------------------------------------------------
+
+
+def estimate_empirical(units: Units, kind: str, priors: HyperPriors, threads: int) -> Found:
+    """Empirical Bayes: the hyperparameters at their maximum marginal likelihood."""
+    begin = time.perf_counter()
+    model = model_of(units, kind, priors, threads, profile=True)
+    density = _Counted(model.log_likelihood)
+    found = find_mode(density, model.start, model.spread)
+    point, value = found.point, found.value
+    notes = list(units.notes)
+    at = model.sd_at
+    assert at is not None
+    zero, zero_value = _at_zero(model, density, point)
+    if zero_value >= value - AT_ZERO * max(1.0, abs(value)):
+        point, value = zero, zero_value
+        notes.append(
+            "The likelihood is highest where units do not differ at all (sd = 0): every unit takes the population's "
+            "estimate. That is the most likely value, not the only plausible one; method='bayes' averages over them."
+        )
+    elif found.status is Status.LIMIT:
+        raise InferenceError("The search for the population's parameters did not settle; use method='bayes'.")
+    rows = _empirical_rows(model, point, np.isneginf(point[at]))
+    x, weights = point[None, :], np.ones(1)
+    population = Population(
+        kind, units.family, rows, model.shape(x, weights, _mean_row(units)), _i2_empirical(units, kind, rows),
+        at_mean=units.X is not None,
+    )  # fmt: skip
+    slope = 0.0 if np.isneginf(point[at]) else float(np.abs(found.gradient).max())
+    accuracy = PoolAccuracy(
+        "empirical_bayes", f"maximum marginal likelihood over {_told(model)}", slope / units.n, 1, density.count,
+        found.status is not Status.STALLED or slope < 1e-3, tuple(notes), time.perf_counter() - begin,
+    )  # fmt: skip
+    return Found(
+        model.posterior(x, weights), population, value, accuracy, model, x, None, _null(units, kind, priors)
+    )
+
+
+def _at_zero(model: PopulationModel, density: Callable[[Array], Array], point: Array) -> tuple[Array, float]:
+    """The maximum where units do not differ."""
+    at = model.sd_at
+    assert at is not None
+    others = np.delete(np.arange(model.d), at)
+
+    def full(rest: Array) -> Array:
+        x = np.empty((len(rest), model.d))
+        x[:, others] = rest
+        x[:, at] = -np.inf
+        return x
+
+    if isinstance(model, LinkModel) and model.kind in ("student_t", "point_normal"):
+        others_free = others[others < model.free]  # nu and the share of nulls mean nothing there
+        start = point.copy()
+        if not others_free.size:
+            start[at] = -np.inf
+            return start, float(density(start[None, :])[0])
+    if not others.size:
+        x = full(np.empty((1, 0)))
+        return x[0], float(density(x)[0])
+    found = find_mode(lambda rest: density(full(rest)), point[others], model.spread[others])
+    return full(found.point[None, :])[0], found.value
+
+
+def _empirical_rows(model: PopulationModel, point: Array, singular: bool) -> dict[str, ParameterRow]:
+    """Estimates, standard errors from the curvature, and intervals formed on the log (or logit) scale."""
+    x = point[None, :]
+    names, means, sds = model.coefficients_given(x)
+    z = 1.6448536269514722
+    rows = {
+        name: ParameterRow(float(m), float(s), float(m - z * s), float(m), float(m + z * s))
+        for name, m, s in zip(names, means[0], sds[0], strict=True)
+    }
+    values = {name: float(value[0]) for name, value in model.parameters(x).items()}
+    if singular:
+        return {**rows, **{name: ParameterRow(value, q50=value) for name, value in values.items()}}
+    curvature = negative_hessian(with_differences(model.log_likelihood, 1e-3), point, 1e-2)
+    with np.errstate(all="ignore"):
+        eigenvalues, vectors = np.linalg.eigh(curvature)
+        covariance = (vectors / eigenvalues) @ vectors.T if (eigenvalues > 0).all() else np.full_like(curvature, np.nan)
+    steps = 1e-4 * np.eye(model.d)
+    ups, downs = model.parameters(point + steps), model.parameters(point - steps)
+    for name, value in values.items():
+        if name == "mean" and model.units.family == "binomial" and model.kind == "beta" or name == "null_share":
+            forward, back = _logit, _expit
+        elif value > 0 and name not in ("mean", *model.units.x_names):
+            forward, back = np.log, np.exp
+        else:
+            forward, back = _same, _same
+        with np.errstate(all="ignore"):
+            slope = (forward(ups[name]) - forward(downs[name])) / 2e-4
+            se = math.sqrt(max(float(slope @ covariance @ slope), 0.0)) if np.isfinite(covariance).all() else math.nan
+            centre = float(forward(np.array(value)))
+            # where a log is known to no better than a factor of e, the curvature says nothing of the likelihood's ends
+            known = se < 1 or forward is _same
+            low, high = (float(back(centre + side * z * se)) if known else math.nan for side in (-1, 1))
+            plain = (ups[name] - downs[name]) / 2e-4
+            sd = math.sqrt(max(float(plain @ covariance @ plain), 0.0)) if np.isfinite(covariance).all() else math.nan
+        rows[name] = ParameterRow(value, sd, low, value, high)
+    return rows
+
+
+def _same(value: Array) -> Array:
+    return value
+
+
+def _logit(value: Array) -> Array:
+    return np.asarray(np.log(value) - np.log1p(-value))
+
+
+def _expit(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def _i2_empirical(units: Units, kind: str, rows: dict[str, ParameterRow]) -> ParameterRow | None:
+    if units.family != "normal" or kind != "normal":
+        return None
+    typical = typical_variance(units.size)
+    row = rows["sd"]
+    share = [value**2 / (value**2 + typical) for value in (row.mean, row.q05, row.q50, row.q95)]
+    return ParameterRow(share[0], math.nan, share[1], share[2], share[3])
+
+
+# ---- populations that are known, or of estimated weights -----------------------------------------------------------
+
+
+def known_population(units: Units, population: Distribution, threads: int) -> Found:
+    """Units under a population that is given."""
+    begin = time.perf_counter()
+    one = np.ones(1)
+    posterior: UnitPosterior
+    shape: Shape
+    kind = "known"
+    if units.family == "normal" and isinstance(population, Normal):
+        means, tau2 = np.array([[population.mu]]), np.array([population.sigma**2])
+        shape = NormalShape(one, means[0], np.sqrt(tau2))
+        posterior = NormalPosterior(units.y, units.size**2, None, tau2, means, np.zeros((1, 1, 1)), one, threads=threads)
+        kind = "normal"
+    elif units.family == "binomial" and (found := _as_beta(population)) is not None:
+        eta, log_size = np.array([math.log(found.a / found.b)]), np.array([math.log(found.a + found.b)])
+        shape = BetaShape(one, eta, log_size)
+        posterior = BetaPosterior(units.y, units.size, eta[:, None], log_size, one, threads=threads)
+        kind = "beta"
+    elif units.family == "poisson" and (rate := _as_gamma(population)) is not None:
+        log_mean, log_shape = np.array([math.log(rate.shape / rate.rate)]), np.array([math.log(rate.shape)])
+        shape = GammaShape(one, log_mean, log_shape)
+        posterior = GammaPosterior(units.y, units.size, log_mean[:, None], log_shape, one, threads=threads)
+        kind = "gamma"
+    elif units.family == "normal" and isinstance(population, StudentT | Cauchy | Uniform):
+        components = _as_component(population)
+        c, variance = components, None
+        shape = ComponentShape("normal", one, c)
+        sd = shape.moments()[1]
+        variance = np.array([sd**2])
+        posterior = GridPosterior(
+            FAMILIES.index("normal"), units.y, units.size, one, c.node, c.weight, c.kind, c.location, c.spread, c.nu,
+            variance, threads=threads,
+        )  # fmt: skip
+    else:
+        fitting = {
+            "normal": "pp.Normal, pp.StudentT, pp.Cauchy or pp.Uniform",
+            "binomial": "pp.Beta (pp.Uniform(0, 1) is pp.Beta(1, 1))",
+            "poisson": "pp.Gamma or pp.Exponential",
+        }[units.family]
+        raise ModelError(f"{population} cannot be the known population of these units; {fitting} can.")
+    value = float(shape.log_marginal(units.y, units.size).sum())
+    rows = {name: ParameterRow(v, 0.0, v, v, v) for name, v in population.parameters.items()}
+    i2 = None
+    if kind == "normal":
+        share = population.parameters["sigma"] ** 2
+        share = share / (share + typical_variance(units.size)) if units.n > 1 else share / (share + units.size[0] ** 2)
+        i2 = ParameterRow(share, 0.0, share, share, share)
+    accuracy = PoolAccuracy(
+        "fixed", f"the population {population} is known: each unit's posterior follows by itself", 0.0, 1, 1, True,
+        units.notes, time.perf_counter() - begin,
+    )  # fmt: skip
+    null = 0.0 if units.family == "normal" else None
+    return Found(posterior, Population(kind, units.family, rows, shape, i2), value, accuracy, null=null)
+
+
+def _as_beta(population: Distribution) -> Beta | None:
+    if isinstance(population, Uniform) and population.support == (0.0, 1.0):
+        return Beta(1, 1)
+    return population if isinstance(population, Beta) else None
+
+
+def _as_gamma(population: Distribution) -> Gamma | None:
+    if isinstance(population, Exponential):
+        return Gamma(1, population.rate)
+    return population if isinstance(population, Gamma) else None
+
+
+def _as_component(population: StudentT | Cauchy | Uniform) -> Components:
+    if isinstance(population, Uniform):
+        half = (population.high - population.low) / 2
+        kind, location, spread, nu = UNIFORM, population.low + half, half, 1.0
+    else:
+        nu = population.nu if isinstance(population, StudentT) else 1.0
+        kind, location, spread = STUDENT, population.mu, population.sigma
+    return Components(
+        np.zeros(1, dtype=np.int64), np.ones(1), np.array([kind]), np.array([location]), np.array([spread]), np.array([nu])
+    )
+
+
+def weighted_population(units: Units, kind: str, mode: float | None, threads: int) -> Found:
+    """Populations whose weights maximise the marginal likelihood."""
+    begin = time.perf_counter()
+    fit = fit_weights(units, kind, mode, threads)
+    rows = {name: ParameterRow(value, q50=value) for name, value in fit.parameters.items()}
+    notes = (*units.notes, *([fit.note] if fit.note else ()))
+    accuracy = PoolAccuracy(
+        "empirical_bayes", f"maximum marginal likelihood of the weights of {fit.components} components", max(fit.gap, 0.0),
+        1, 1, fit.gap < 1e-4, notes, time.perf_counter() - begin,
+    )  # fmt: skip
+    null: float | None = None
+    if kind != "npmle":
+        null = float(to_natural(units.family, fit.parameters["mean"])) if units.family == "normal" else None
+    elif units.family == "normal":
+        null = 0.0
+    population = Population(kind, units.family, rows, fit.shape)
+    return Found(fit.posterior, population, fit.log_likelihood, accuracy, null=null)

@@ -1,0 +1,269 @@
+r"""Adaptive quadrature over the few hyperparameters of a population: no sampling, no tuning.
+
+The density is evaluated on a lattice :math:`x = m + h L i`, :math:`i \in \mathbb{Z}^d`, with m the mode, L a factor of
+the inverse curvature there and h a step in standard deviations. On such a lattice the trapezoid rule converges faster
+than any power of h for a smooth density that vanishes at both ends (for a normal one the error is
+:math:`2 e^{-2 \pi^2 / h^2}`; Trefethen and Weideman, 2014, SIAM Review 56, 385-458). The lattice grows outwards from the
+mode, neighbour by neighbour, wherever the density still matters, so that it follows any shape: the long left tail of the
+log of a small sd, a banana. Its error is measured: half of the nodes (those with an even sum of indices) form a coarser
+lattice; what both say is compared, and the step is halved until they agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from partialpool.errors import InferenceError
+from partialpool.inference.importance import logsumexp
+from partialpool.inference.optimum import Optimum, maximise, negative_hessian
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+LogDensity = Callable[[Array], Array]
+
+#: The first step, in standard deviations (halved where the measured error asks for it); the lattice ends where the
+#: density has fallen to exp(-drop) of its maximum; coarse and full lattice may differ by so much.
+STEP, DROP, TOLERANCE = 0.8, 23.0, 1e-8
+#: The same where an evaluation is dear: data so large leave a density that is as good as normal.
+LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE = 1.0, 11.0, 2e-3
+HALVINGS = 4
+#: Rounding of a sum is about this share of it.
+ROUNDING = 1e-14
+#: More nodes than this are not evaluated: the density then has no finite extent worth the name.
+MOST_NODES = 60_000
+#: Each cell of a line is cut into so many for quantiles.
+FINE = 16
+#: The neighbours of a cell from which it is interpolated.
+POINTS = np.arange(-2, 4)
+#: Step of the differences that stand for derivatives.
+DIFFERENCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """A density on the nodes of a lattice.
+
+    Attributes
+    ----------
+    nodes : (K, d) points; weights : (K,), they sum to 1.
+    log_normaliser : log of the integral of the density.
+    error : the largest difference between the full and the coarser lattice: of the log of the integral, of means (in
+        sds) and of log sds.
+    index : (K, d) whole numbers; log_density : (K,); centre (d,), factor (d, d), step: x = centre + step factor index.
+    """
+
+    nodes: Array
+    weights: Array
+    log_normaliser: float
+    error: float
+    index: Ints
+    log_density: Array
+    centre: Array
+    factor: Array
+    step: float
+
+    def significant(self, mass: float = 1e-6) -> tuple[Array, Array]:
+        """The nodes and weights that are left when the lightest, `mass` of all together, are dropped."""
+        order = np.argsort(self.weights)
+        keep = np.sort(order[np.cumsum(self.weights[order]) > mass])
+        weights = self.weights[keep]
+        return self.nodes[keep], weights / weights.sum()
+
+    def quantiles(self, function: Callable[[Array], Array], probabilities: ArrayLike) -> Array:
+        """Quantiles of a function of the hyperparameters, (N, d) -> (N,).
+
+        Along the lines of the lattice on which the function changes most, the log density is interpolated (a normal
+        one exactly). The share of a line below a value is then smooth from line to line, so that the sum over lines is
+        as exact as the integral.
+        """
+        moved = [
+            abs(float(np.diff(function(self.centre + self.step * np.outer([-1, 1], column)))[0]))
+            for column in self.factor.T
+        ]
+        left, right, weights = self._pieces(int(np.argmax(moved)))
+        ends = np.sort(np.stack([function(left), function(right)]), axis=0)
+        width = np.maximum(ends[1] - ends[0], 1e-12 * np.maximum(np.abs(ends[1]), 1e-300))
+        # each piece spreads its weight evenly between its ends: the sum of ramps is the distribution function
+        places = np.concatenate([ends[0], ends[0] + width])
+        order = np.argsort(places, kind="stable")
+        places = places[order]
+        slope = np.cumsum(np.concatenate([weights / width, -weights / width])[order])[:-1]
+        below = np.concatenate([[0.0], np.cumsum(np.maximum(slope, 0.0) * np.diff(places))])
+        return np.interp(np.atleast_1d(np.asarray(probabilities, dtype=float)), below / below[-1], places)
+
+    def _pieces(self, axis: int) -> tuple[Array, Array, Array]:
+        """Short pieces of the lines along one axis: their ends (N, d) and (N, d), and their weights."""
+        others = np.delete(self.index, axis, axis=1)
+        lines, line_of = np.unique(others, axis=0, return_inverse=True)
+        first = int(self.index[:, axis].min()) 
+        height = np.full((len(lines), int(self.index[:, axis].max()) + 1 - first), np.nan)
+        height[np.ravel(line_of), self.index[:, axis] - first] = self.log_density - self.log_density.max()
+        t = (np.arange(FINE) + 0.5) / FINE
+        windows = np.lib.stride_tricks.sliding_window_view(height, POINTS.size, axis=1)
+        # Lagrange's interpolation from the neighbours, between the two in the middle
+        shares = np.stack([
+            np.prod([(t - other) / (point - other) for other in POINTS if other != point], axis=0) for point in POINTS
+        ])  # fmt: skip
+        with np.errstate(invalid="ignore", over="ignore"):
+            weights = np.exp(np.minimum(windows @ shares, 1.0))  # (lines, cells, FINE)
+        at, cell, part = np.nonzero(weights > 1e-13)
+        middle = np.empty((at.size, self.index.shape[1]))
+        middle[:, np.arange(middle.shape[1]) != axis] = lines[at]
+        middle[:, axis] = first - POINTS[0] + cell + t[part]
+        half = np.zeros(middle.shape[1])
+        half[axis] = 0.5 / FINE
+        left, right = (self.centre + self.step * (middle + side * half) @ self.factor.T for side in (-1, 1))
+        return left, right, weights[at, cell, part]
+
+
+def with_differences(log_density: LogDensity, step: float = DIFFERENCE) -> Callable[[Array], tuple[Array, Array]]:
+    """The objective that `maximise` wants: values and gradients, by central differences in one batch."""
+
+    def objective(points: Array) -> tuple[Array, Array]:
+        count, d = points.shape
+        offsets = step * np.eye(d)
+        batch = np.concatenate([points[:, None, :], points[:, None, :] + offsets, points[:, None, :] - offsets], axis=1)
+        values = log_density(batch.reshape(-1, d)).reshape(count, 1 + 2 * d)
+        with np.errstate(invalid="ignore"):
+            slopes = (values[:, 1 : 1 + d] - values[:, 1 + d :]) / (2 * step)
+        return values[:, 0], np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
+
+    return objective
+
+
+def find_mode(log_density: LogDensity, start: Array, spread: Array) -> Optimum:
+    """The highest point, from `start`, where one standard deviation is about `spread`."""
+    return maximise(with_differences(log_density), start, spread**2, tolerance=1e-11)
+
+
+@dataclass(frozen=True, eq=False)
+class Peak:
+    """The highest point of a density (d,), its log density there, and the negative Hessian (d, d)."""
+
+    point: Array
+    value: float
+    curvature: Array
+
+
+def peak_of(log_density: LogDensity, start: ArrayLike, spread: ArrayLike) -> Peak:
+    """Found by BFGS from `start`, where one standard deviation is about `spread`."""
+    found = find_mode(log_density, np.asarray(start, dtype=float), np.asarray(spread, dtype=float))
+    curvature = negative_hessian(with_differences(log_density, 1e-3), found.point, 3e-2)
+    return Peak(found.point, found.value, curvature)
+
+
+def polished(log_density: LogDensity, guess: Peak) -> Peak | None:
+    """The peak of a density of which another, much like it (a sample of its data), is known; None where it is not near.
+
+    Newton's method with the curvature of the guess: a few evaluations, where each is dear.
+    """
+    if np.linalg.eigvalsh(guess.curvature)[0] <= 0:
+        return None
+    sds = np.sqrt(np.diag(np.linalg.inv(guess.curvature)))
+    objective = with_differences(log_density, float(0.05 * sds.min()))
+    point = guess.point
+    for _ in range(6):
+        values, gradients = objective(point[None, :])
+        step = np.linalg.solve(guess.curvature, gradients[0])
+        gain = 0.5 * float(gradients[0] @ step)
+        if not np.isfinite(gain) or np.abs(step / sds).max() > 30:
+            return None
+        if gain < 1e-3:
+            return Peak(point, float(values[0]), guess.curvature)
+        point = point + step
+    return None
+
+
+def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True) -> Lattice:
+    """Integrate a density over the whole space, adaptively.
+
+    Parameters
+    ----------
+    log_density : callable, (K, d) -> (K,)
+        Smooth, and falling to 0 in every direction at least exponentially.
+    peak : Peak
+        Where the lattice starts; it need not be exact.
+    thorough : bool
+        Whether evaluations are cheap: the lattice is then finer and wider than anybody asks for.
+
+    Raises
+    ------
+    InferenceError
+        Where the density does not fall off: its integral is infinite, or nearly so.
+
+    Examples
+    --------
+    >>> def log_density(x):
+    ...     return -0.5 * (x**2).sum(axis=1)
+    >>> lattice = explore(log_density, peak_of(log_density, [1.0, -1.0], [1.0, 1.0]))
+    >>> bool(abs(lattice.log_normaliser - np.log(2 * np.pi)) < 1e-8)
+    True
+    """
+    eigenvalues, vectors = np.linalg.eigh(peak.curvature)
+    eigenvalues = np.where(eigenvalues > 0.05, eigenvalues, np.maximum(np.abs(eigenvalues), 0.05))
+    factor = np.linalg.cholesky((vectors / eigenvalues) @ vectors.T)
+    step, drop, tolerance = (STEP, DROP, TOLERANCE) if thorough else (LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE)
+    tolerance = max(tolerance, 10 * ROUNDING * abs(peak.value))
+    for number in range(HALVINGS + 1):
+        lattice = _filled(log_density, peak, factor, step, drop)
+        if lattice.error <= tolerance or (2 ** len(factor)) * len(lattice.nodes) > MOST_NODES or number == HALVINGS:
+            break
+        step *= 0.5
+    return lattice
+
+
+def _filled(log_density: LogDensity, peak: Peak, factor: Array, step: float, drop: float) -> Lattice:
+    """The lattice of one step, grown from its centre."""
+    centre = peak.point
+    d = centre.size
+    neighbours = np.concatenate([np.eye(d, dtype=np.int64), -np.eye(d, dtype=np.int64)])
+    seen: set[tuple[int, ...]] = {(0,) * d}
+    frontier = np.zeros((1, d), dtype=np.int64)
+    indices, heights = [], []
+    count, highest = 0, peak.value
+    while len(frontier):
+        values = log_density(centre + step * frontier @ factor.T)
+        values = np.where(np.isnan(values), -np.inf, values)
+        indices.append(frontier)
+        heights.append(values)
+        count += len(frontier)
+        highest = max(highest, float(values.max()))
+        if count > MOST_NODES:
+            raise InferenceError(
+                "The posterior of the population's parameters has no end that could be found: these data and this "
+                "prior hardly determine it. Give the sd a prior with a scale, such as pp.HalfNormal(1)."
+            )
+        alive = frontier[values > highest - drop]
+        following = set(itertools.chain.from_iterable(map(tuple, (point + neighbours).tolist()) for point in alive))
+        fresh = sorted(following - seen)
+        seen.update(fresh)
+        frontier = np.array(fresh, dtype=np.int64).reshape(-1, d)
+    index, height = np.concatenate(indices), np.concatenate(heights)
+    finite = height > highest - 2 * drop
+    index, height = index[finite], height[finite]
+    nodes = centre + step * index @ factor.T
+    volume = d * np.log(step) + float(np.log(np.diag(factor)).sum())
+    even = index.sum(axis=1) % 2 == 0
+    full = _moments(nodes, height, volume)
+    half = _moments(nodes[even], height[even], volume + np.log(2.0))
+    sd = full[2]
+    error = max(
+        abs(full[0] - half[0]),
+        float((np.abs(full[1] - half[1]) / sd).max()),
+        float(np.abs(np.log(np.maximum(half[2], 1e-300) / sd)).max()),
+    )
+    weights = np.exp(height - height.max())
+    return Lattice(nodes, weights / weights.sum(), full[0], error, index, height, centre, factor, step)
+
+
+def _moments(nodes: Array, height: Array, volume: float) -> tuple[float, Array, Array]:
+    """Log integral, mean (d,) and sd (d,)."""
+    total = float(logsumexp(height))
+    weights = np.exp(height - total)
+    mean = weights @ nodes
+    return total + volume, mean, np.sqrt(np.maximum(weights @ (nodes - mean) ** 2, 1e-300))
