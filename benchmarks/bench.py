@@ -3,7 +3,8 @@
     python -m benchmarks                    everything, several runs each (an hour)
     python -m benchmarks --quick            fewer runs, smaller sizes
     python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, cbpp, verbagg,
-                                            grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass, peers
+                                            grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass, pool_million,
+                                            pool_shrinkage, pool_npmle, pool_small, peers
 
 Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. What --only leaves out is kept from
 earlier runs on the same machine.
@@ -29,6 +30,7 @@ from benchmarks.figures import draw_growth, slope
 from benchmarks.gather import cpu_note, gather, say
 from benchmarks.glmm import PARTS as GLMM_PARTS
 from benchmarks.peers import run_peers
+from benchmarks.pool import PARTS as POOL_PARTS
 from benchmarks.process import Program, run_case, run_program
 from benchmarks.report import Report, Row
 
@@ -187,7 +189,7 @@ def growth(report: Report, quick: bool) -> None:
     draw_growth(report.growth)
 
 
-PARTS |= GLMM_PARTS
+PARTS |= GLMM_PARTS | POOL_PARTS
 
 
 @part

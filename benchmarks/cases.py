@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.pool_cases import CASES as POOL_CASES
+
 SLEEPSTUDY = "Reaction ~ Days + (Days | Subject)"
 INSTEVAL = "y ~ service + (1 | s) + (1 | d) + (1 | dept:service)"
 SLOPES = "y ~ x + (1 + x | g)"
@@ -193,7 +195,7 @@ def child(command: list[str]) -> dict[str, Any]:
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, glmm, row_pass, child)
-}
+} | POOL_CASES
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](**json.loads(sys.argv[2]))))

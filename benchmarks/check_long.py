@@ -8,6 +8,10 @@
     --only glmm_engines  other families: the default engine against NUTS on the whole model; an hour or more, so that
                          models can be run one by one (--model toenail): those that were run before are kept
     --only glmm_calibration   the calibration of Bernoulli, sparse Poisson and negative binomial models
+    --only pool_engines       `pp.pool` against `pp.fit` with the same priors, and eight schools against posteriordb
+    --only pool_coverage      coverage of intervals for 10 units whose spread is drawn from its prior
+    --only pool_discoveries   realised false discoveries and power among 20,000 simulated genes
+    --only pool_calibration   the calibration of `pp.pool`, each population
 
 To try the code out: --replicates 20 for the calibrations, --ess 300 for glmm_engines, --folder elsewhere.
 Writes benchmarks/results/check_long.md; ends with status 1 where a check fails.
@@ -38,6 +42,10 @@ CHECKS = {
     "glmm": "benchmarks.checks.glmm",
     "glmm_calibration": "benchmarks.checks.glmm_calibration",
     "glmm_engines": "benchmarks.checks.glmm_engines",
+    "pool_engines": "benchmarks.checks.pool_engines",
+    "pool_coverage": "benchmarks.checks.pool_coverage",
+    "pool_discoveries": "benchmarks.checks.pool_discoveries",
+    "pool_calibration": "benchmarks.checks.pool_calibration",
 }
 
 

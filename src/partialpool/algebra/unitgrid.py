@@ -4,8 +4,8 @@ Given the components' log integrals and moments (`algebra.unitpass`), the poster
 
 .. math:: p(\eta \mid y) = \sum_c \omega_c \, f(y \mid \eta)\, p_c(\eta)\, e^{-L_c}.
 
-Its density is kept at Gauss-Legendre nodes of panels that are as narrow as the narrowest component of weight there; within
-a panel it is the polynomial through its nodes. Two kinds of components are kept apart:
+Its density is kept at Gauss-Legendre nodes of panels that are as narrow as the narrowest component of weight there;
+within a panel it is the polynomial through its nodes. Two kinds of components are kept apart:
 
 - points are atoms;
 - components whose posterior is far narrower than the whole (a twentieth for normal ones, a thousandth for others) would
@@ -35,14 +35,16 @@ QUANTILES, CDF, DRAWS = 0, 1, 2
 NODES = 8
 #: Width of a panel: share of a component's standard deviation at its centre, and its growth with the distance.
 CENTRAL, GROWTH = 0.9, 0.3
-#: Panels at most, but for those that end where a uniform component does.
-MOST_PANELS = 250
+#: Panels at most, but for those that end where a uniform component does; the narrowest, as a share of the whole's sd.
+MOST_PANELS, FINEST = 600, 1e-3
 #: Components of less weight make no panels; those of less still are left out.
-HEAVY, LIGHT = 1e-7, 1e-13
+HEAVY, LIGHT = 1e-7, 1e-12
 #: Posterior sd, as a share of the whole's, below which a component enters as a normal distribution.
 NARROW, NARROW_OTHER = 0.05, 1e-3
 #: Log density, against a component's height, where the panels end.
 END = -30.0
+#: Standard deviations from its posterior mean, beyond which a normal component has nothing; where skewed, the same.
+REACH, REACH_SKEWED = 7.5, 25.0
 #: Atoms within this of a point are at it.
 SAME = 1e-12
 
@@ -78,7 +80,7 @@ def log_constant(kind, spread, nu):
 
 @helper
 def classify(kind, spread, omega, mean, sd, role):
-    """Write the role of each component: atom, normal distribution, or part of the grid."""
+    """Write the role of each component: atom, normal distribution, or part of the grid; returns the whole's sd."""
     count = kind.shape[0]
     total, first, second = 0.0, 0.0, 0.0
     for c in range(count):
@@ -97,10 +99,13 @@ def classify(kind, spread, omega, mean, sd, role):
             role[c] = ATOM
         elif sd[c] < (NARROW if kind[c] == NORMAL else NARROW_OTHER) * whole:
             role[c] = SMOOTH
+    return whole
 
 
 @helper
-def grid_ends(family, reflected, y, size, place, height, kind, location, spread, nu, constant, omega, logs, mean, sd, role):
+def grid_ends(
+    family, reflected, y, size, place, height, kind, location, spread, nu, constant, omega, logs, mean, sd, role
+):
     """The ends of the grid: beyond them no component of weight has any mass."""
     low, high = math.inf, -math.inf
     for c in range(kind.shape[0]):
@@ -132,18 +137,28 @@ def grid_ends(family, reflected, y, size, place, height, kind, location, spread,
 
 
 @helper
-def panel_width(family, reflected, y, size, place, kind, location, spread, omega, mean, sd, role, x):
-    """How wide a panel that begins at x may be."""
-    width = math.inf
-    heavy_tails = False
+def gather_scales(kind, location, spread, omega, mean, sd, role, centres, scales):
+    """Write the places and scales that panels respect; returns their number, and whether any has heavy tails."""
+    count, heavy_tails = 0, False
     for c in range(kind.shape[0]):
         if role[c] != PART_OF_GRID or omega[c] < HEAVY:
             continue
         if math.isfinite(mean[c]) and sd[c] < 20.0 * spread[c]:
-            width = min(width, CENTRAL * sd[c] + GROWTH * abs(x - mean[c]))
+            centres[count], scales[count] = mean[c], CENTRAL * sd[c]
+            count += 1
         if kind[c] > UNIFORM:
             heavy_tails = True
-            width = min(width, CENTRAL * spread[c] + GROWTH * abs(x - location[c]))
+            centres[count], scales[count] = location[c], CENTRAL * spread[c]
+            count += 1
+    return count, heavy_tails
+
+
+@helper
+def panel_width(family, reflected, y, size, heavy_tails, count, centres, scales, x):
+    """How wide a panel that begins at x may be."""
+    width = math.inf
+    for i in range(count):
+        width = min(width, scales[i] + GROWTH * abs(x - centres[i]))
     if family == NORMAL_DATA:
         if heavy_tails:
             width = min(width, CENTRAL * size + GROWTH * abs(x - y))
@@ -160,7 +175,8 @@ def panel_width(family, reflected, y, size, place, kind, location, spread, omega
 
 @helper
 def make_panels(
-    family, reflected, y, size, place, kind, location, spread, omega, mean, sd, role, low, high, ends, breaks
+    family, reflected, y, size, kind, location, spread, omega, mean, sd, role, low, high, whole, ends, centres, scales,
+    breaks,
 ):  # fmt: skip
     """Write the ends of the panels; returns their number."""
     marks = 0  # ends of uniform components: no panel crosses one
@@ -175,15 +191,28 @@ def make_panels(
                         i -= 1
                     ends[i] = mark
                     marks += 1
-    floor = (high - low) / MOST_PANELS
+    scale_count, heavy_tails = gather_scales(kind, location, spread, omega, mean, sd, role, centres, scales)
+    floor = FINEST * whole
+    while True:
+        count = march(
+            family, reflected, y, size, heavy_tails, scale_count, centres, scales, low, high, floor, ends, marks, breaks
+        )
+        if breaks[count] >= high:
+            return count
+        floor *= 4.0  # too many: coarser, until they reach the end
+
+
+@helper
+def march(family, reflected, y, size, heavy_tails, scale_count, centres, scales, low, high, floor, ends, marks, breaks):
+    """Panels from the low end on, none narrower than `floor`; returns how many, which may not reach the high end."""
     x = low
     breaks[0] = low
     count, mark = 0, 0
     while x < high and count < breaks.shape[0] - 1:
-        while mark < marks and ends[mark] <= x + 1e-9 * floor:
+        while mark < marks and ends[mark] <= x + 1e-3 * floor:
             mark += 1
         limit = ends[mark] if mark < marks else high
-        width = max(panel_width(family, reflected, y, size, place, kind, location, spread, omega, mean, sd, role, x), floor)
+        width = max(panel_width(family, reflected, y, size, heavy_tails, scale_count, centres, scales, x), floor)
         left = limit - x
         if width >= left:
             x = limit
@@ -191,26 +220,58 @@ def make_panels(
             x += left / math.ceil(left / width) if left < 4.0 * width else width
         count += 1
         breaks[count] = x
-    breaks[count] = high
     return count
 
 
 @helper
-def add_component(kind, location, spread, nu, shift, first, last, eta, log_f, values):
-    """Add a component's part of the density at the nodes first..last; `shift` takes all its constants."""
+def first_above(eta, count, x):
+    """The first of the sorted nodes that is not below x."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if eta[middle] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@helper
+def add_component(kind, location, spread, nu, shift, centre, reach, top, count, eta, log_f, relative, values):
+    """Add a component's part of the density at the nodes; `shift` takes all its constants.
+
+    A normal component has nothing beyond `reach` of its posterior centre. `relative` is exp(log_f - top).
+    Slices, and loops that begin at 0: an index that might be negative keeps a loop from becoming vector instructions.
+    """
     inverse = 1.0 / spread
+    first, last = 0, count
     if kind == UNIFORM:
-        for i in range(first, last):
-            if abs(eta[i] - location) <= spread:
-                values[i] += exponential(log_f[i] + shift)
+        first, last = first_above(eta, count, location - spread), first_above(eta, count, location + spread)
     elif kind == NORMAL or nu > NORMAL_FROM:
-        for i in range(first, last):
-            z = (eta[i] - location) * inverse
-            values[i] += exponential(log_f[i] + shift - 0.5 * z * z)
+        first, last = first_above(eta, count, centre - reach), first_above(eta, count, centre + reach)
+    own_eta, own_f, own_values, own_relative = (
+        eta[first:last],
+        log_f[first:last],
+        values[first:last],
+        relative[first:last],
+    )
+    length = own_eta.shape[0]
+    if kind == UNIFORM:
+        if shift + top < 600.0:
+            factor = math.exp(shift + top)
+            for i in range(length):
+                own_values[i] += factor * own_relative[i]
+        else:
+            for i in range(length):
+                own_values[i] += exponential(own_f[i] + shift)
+    elif kind == NORMAL or nu > NORMAL_FROM:
+        for i in range(length):
+            z = (own_eta[i] - location) * inverse
+            own_values[i] += exponential(own_f[i] + shift - 0.5 * z * z)
     else:
-        for i in range(first, last):
-            z = (eta[i] - location) * inverse
-            values[i] += exponential(log_f[i] + shift - 0.5 * (nu + 1.0) * math.log1p(z * z / nu))
+        for i in range(length):
+            z = (own_eta[i] - location) * inverse
+            own_values[i] += exponential(own_f[i] + shift - 0.5 * (nu + 1.0) * math.log1p(z * z / nu))
 
 
 @helper
@@ -265,7 +326,7 @@ def cumulative(x, begin, end, panels, breaks, values, masses, location, omega, m
             total = masses[p] + min(max(part, 0.0), masses[p + 1] - masses[p])
     for c in range(begin, end):
         if role[c] == ATOM:
-            if location[c] <= x + SAME * (1.0 + abs(x)):
+            if location[c] == x or location[c] <= x + SAME * (1.0 + abs(x)):
                 total += omega[c]
         elif role[c] == SMOOTH:
             z = (x - mean[c]) / sd[c]
@@ -429,9 +490,15 @@ def grid_pass(
     """
     count = kind.shape[0]
     groups = pointer.shape[0] - 1
-    most = MOST_PANELS + 2 * count + 8
+    most = MOST_PANELS + 8
+    for c in range(count):
+        if kind[c] == UNIFORM:
+            most += 2
     breaks, ends, atoms = np.empty(most + 1), np.empty(2 * count + 1), np.empty(count + 1)
+    centres, scales = np.empty(2 * count), np.empty(2 * count)
     eta, log_f = np.empty(most * NODES), np.empty(most * NODES)
+    relative = np.empty(most * NODES)
+    reach = REACH if family == NORMAL_DATA else REACH_SKEWED
     values, masses = np.empty((groups, most * NODES)), np.empty((groups, most + 1))
     role, constant, coefficients = np.empty(count, dtype=np.int64), np.empty(count), np.empty(NODES)
     for c in range(count):
@@ -440,7 +507,7 @@ def grid_pass(
         reflected = family == BINOMIAL and y[j] > 0.5 * size[j]
         own = size[j] - y[j] if reflected else y[j]
         place, height = unit_peak(family, own, size[j])
-        classify(kind, spread, omega[j], mean[j], sd[j], role)
+        whole = classify(kind, spread, omega[j], mean[j], sd[j], role)
         low, high = grid_ends(
             family, reflected, own, size[j], place, height, kind, location[j], spread, nu, constant, omega[j], logs[j],
             mean[j], sd[j], role,
@@ -448,14 +515,19 @@ def grid_pass(
         panels = 0
         if low < high:
             panels = make_panels(
-                family, reflected, own, size[j], place, kind, location[j], spread, omega[j], mean[j], sd[j], role, low,
-                high, ends, breaks,
+                family, reflected, own, size[j], kind, location[j], spread, omega[j], mean[j], sd[j], role, low, high,
+                whole, ends, centres, scales, breaks,
             )  # fmt: skip
         for p in range(panels):
             middle, half = 0.5 * (breaks[p] + breaks[p + 1]), 0.5 * (breaks[p + 1] - breaks[p])
             for i in range(NODES):
                 eta[p * NODES + i] = middle + half * x[i]
                 log_f[p * NODES + i] = own_log(family, reflected, own, size[j], place, height, eta[p * NODES + i])
+        top_of_f = -math.inf
+        for i in range(panels * NODES):
+            top_of_f = max(top_of_f, log_f[i])
+        for i in range(panels * NODES):
+            relative[i] = exponential(log_f[i] - top_of_f)
         for g in range(groups):
             row = values[g]
             for i in range(panels * NODES):
@@ -466,8 +538,9 @@ def grid_pass(
                     expected += omega[j, c]
                     shift = constant[c] + math.log(omega[j, c]) - logs[j, c]
                     add_component(
-                        kind[c], location[j, c], spread[c], nu[c], shift, 0, panels * NODES, eta, log_f, row
-                    )
+                        kind[c], location[j, c], spread[c], nu[c], shift, mean[j, c], reach * sd[j, c], top_of_f,
+                        panels * NODES, eta, log_f, relative, row,
+                    )  # fmt: skip
             masses[g, 0] = 0.0
             for p in range(panels):
                 total = 0.0

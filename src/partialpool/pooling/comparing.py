@@ -42,7 +42,7 @@ Ints = NDArray[np.int64]
 
 #: Joint draws of a pair, and draws times units and the fewest draws where a unit is compared with all others.
 PAIR_DRAWS = 40_000
-MOST_DRAWN = 40_000_000
+MOST_DRAWN = 10_000_000
 FEWEST_DRAWS = 200
 #: Points of the first unit's posterior over which a probability is integrated where units are independent.
 POINTS = 128
@@ -198,9 +198,9 @@ def compare(pooled: Pooled, a: Any, b: Any = None) -> Comparison | pandas.DataFr
     -------
     Comparison or DataFrame
         With b a Comparison, from 40,000 joint draws and the exact moments. Without, a row per other unit in the order
-        of the data, from as many draws as 40,000,000 numbers allow (beyond 10,000 units from quantiles of both): unit,
-        mean, sd, q05, q95 (of theta_a - theta_unit), probability (that it is positive), probability_equal, and for
-        probabilities and rates ratio_q05, ratio_q50, ratio_q95. `attrs`: first, n_draws.
+        of the data, from at most as many draws as come to 10,000,000 numbers (beyond 10,000 units from quantiles of
+        both): unit, mean, sd, q05, q95 (of theta_a - theta_unit), probability (that it is positive), probability_equal,
+        and for probabilities and rates ratio_q05, ratio_q50, ratio_q95. `attrs`: first, n_draws.
 
     Raises
     ------

@@ -6,7 +6,7 @@ Losses by name have a known best action and are exact but for the integral of th
    E\,[u (\theta - a)_+ + o (a - \theta)_+] = u (E\theta - a) + (o + u) \int_0^{p} (a - Q(s))\, ds,
    \qquad a = Q(p),\; p = u / (o + u)
 
-Any other loss is averaged over quantiles of each unit's posterior (`marginals.levels`), not over random draws.
+Any other loss is averaged over quantiles of each unit's posterior (`marginals.unit_points`), not over random draws.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.pooling.marginals import atom_places, chunks, levels
+from partialpool.pooling.marginals import affordable, atom_places, chunks, levels, unit_points
 
 if TYPE_CHECKING:
     import pandas
@@ -31,8 +31,8 @@ Loss = str | Mapping[str, float] | Callable[[Any, Array], Any]
 
 #: Quantiles of a unit's posterior over which a loss is averaged: at most, at least, and units times quantiles.
 MOST_POINTS, FEWEST_POINTS, BUDGET = 400, 32, 2_000_000
-#: Points of the integral of the quantile function.
-INTEGRAL = 32
+#: Points of the integral of the quantile function, and where it has steps, at point masses.
+INTEGRAL, INTEGRAL_STEPS = 32, 200
 
 
 def decide(
@@ -50,7 +50,8 @@ def decide(
     actions : sequence, optional
         Labels or numbers, needed for a callable loss: one of them is chosen for each unit (the first where they tie).
     points : int, optional
-        Quantiles of each unit's posterior over which a callable loss is averaged; 400 for few units, 32 for a million.
+        Quantiles of each unit's posterior over which a callable loss is averaged; 400 for few units (64 where they are
+        dear: populations with point masses in full Bayes), 32 for a million.
         A jump of the loss costs at most its height times 0.94 / points, a smooth loss much less.
 
     Returns
@@ -83,7 +84,7 @@ def decide(
     units = pooled.units.names
     if callable(loss):
         chosen = _actions(actions)
-        expected = _expected_losses(pooled, loss, chosen, _points(points, pooled.units.n))
+        expected = _expected_losses(pooled, loss, chosen, _points(pooled, points))
         best = np.argmin(expected, axis=0)
         table = pandas.DataFrame(
             {"unit": units, "action": pandas.Series(chosen).to_numpy()[best], "expected_loss": expected.min(axis=0)}
@@ -122,7 +123,7 @@ def _costs(loss: Any) -> tuple[float, float]:
 def _linear(pooled: Pooled, over: float, under: float) -> tuple[Array, Array]:
     """The quantile that is best and its expected loss."""
     share = under / (over + under)
-    p, w = levels(INTEGRAL)
+    p, w = levels(affordable(pooled, INTEGRAL_STEPS) if atom_places(pooled).size else INTEGRAL)
     mean = np.asarray(pooled.posterior.moments()[0])
     action, expected = np.empty(mean.size), np.empty(mean.size)
     for rows in chunks(mean.size, 65_536):
@@ -142,9 +143,9 @@ def _actions(actions: Any) -> list[Any]:
     return chosen
 
 
-def _points(points: Any, count: int) -> int:
+def _points(pooled: Pooled, points: Any) -> int:
     if points is None:
-        return max(FEWEST_POINTS, min(MOST_POINTS, BUDGET // count))
+        return affordable(pooled, max(FEWEST_POINTS, min(MOST_POINTS, BUDGET // pooled.units.n)))
     if isinstance(points, bool) or not isinstance(points, int | np.integer) or points < 2:
         raise ModelError(f"points must be a whole number of at least 2; it is {points!r}.")
     return int(points)
@@ -153,24 +154,12 @@ def _points(points: Any, count: int) -> int:
 def _expected_losses(pooled: Pooled, loss: Callable[[Any, Array], Any], actions: list[Any], points: int) -> Array:
     """Expected loss of each action for each unit, (actions, J)."""
     count = pooled.units.n
-    p, w = levels(points)
-    places = atom_places(pooled)
     out = np.empty((len(actions), count))
     for rows in chunks(count, 2_000_000 // points):
-        theta = _snapped(np.asarray(pooled.posterior.quantiles(p, rows)), places)
+        theta, weights = unit_points(pooled, points, rows)
         theta.flags.writeable = False
         for number, action in enumerate(actions):
-            out[number, rows] = w @ _losses(loss, action, theta)
-    return out
-
-
-def _snapped(theta: Array, places: Array) -> Array:
-    """Quantiles that lie on a point mass but for rounding, moved onto it: a loss may ask whether theta > 0."""
-    out = theta.copy()
-    if places.size:
-        near = np.clip(np.searchsorted(places, theta), 1, max(1, places.size - 1))
-        for candidate in (places[near - 1], places[np.minimum(near, places.size - 1)]):
-            np.copyto(out, candidate, where=np.abs(theta - candidate) <= 1e-12 * (1.0 + np.abs(candidate)))
+            out[number, rows] = np.einsum("qj,qj->j", weights, _losses(loss, action, theta))
     return out
 
 

@@ -55,10 +55,12 @@ LEVELS = np.array([0.05, 0.5, 0.95])
 MOST_ON_LATTICE = 3
 #: Where the evaluations of a lattice of 10 nodes a dimension pass over fewer numbers than this, it is made finer.
 CHEAP = 2_000_000
+#: A lattice is not made finer where its evaluations would pass over more numbers than this (some seconds).
+MOST_WORK = 400_000_000
 #: The search for the peak starts from that of so many units, evenly spaced, where there are many more.
 SAMPLED_UNITS = 10_000
 #: Light nodes, of so much mass together, are left out of the units' posterior.
-DROPPED, DROPPED_LARGE, LARGE = 1e-7, 1e-5, 20_000
+DROPPED, DROPPED_LARGE, LARGE = (1e-7, 1e-6, 1e-4, 1e-4), 1e-5, 20_000
 #: A maximum this close to that of an sd of 0 is at 0.
 AT_ZERO = 1e-9
 
@@ -146,9 +148,9 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     notes = list(units.notes)
     trusted = True
     if model.d <= MOST_ON_LATTICE:
-        thorough = model.cost * 10**model.d < CHEAP and units.n < LARGE
+        thorough = model.d <= 2 and model.cost * 10**model.d < CHEAP and units.n < LARGE
         peak = _peak(model, density)
-        explored = explore(density, peak, thorough=thorough)
+        explored = explore(density, peak, thorough=thorough, budget=MOST_WORK // model.cost)
         reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
         trusted = explored.error < 0.02
     else:
@@ -157,7 +159,8 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
         trusted = explored.pareto_k < 0.7 and explored.error < 0.05
     if not trusted:
         notes.append("The quadrature over the hyperparameters did not settle; give the sd a prior with a scale.")
-    x, weights = explored.significant(DROPPED if units.n < LARGE else DROPPED_LARGE)
+    mass = DROPPED[min(model.d, len(DROPPED)) - 1] if units.n < LARGE else DROPPED_LARGE
+    x, weights = explored.significant(mass)
     row = _mean_row(units)
     shape = model.shape(x, weights, row)
     rows = _bayes_rows(model, explored, kind, priors)
@@ -414,14 +417,11 @@ def known_population(units: Units, population: Distribution, threads: int) -> Fo
         posterior = GammaPosterior(units.y, units.size, log_mean[:, None], log_shape, one, threads=threads)
         kind = "gamma"
     elif units.family == "normal" and isinstance(population, StudentT | Cauchy | Uniform):
-        components = _as_component(population)
-        c, variance = components, None
+        c = _as_component(population)
         shape = ComponentShape("normal", one, c)
-        sd = shape.moments()[1]
-        variance = np.array([sd**2])
         posterior = GridPosterior(
             FAMILIES.index("normal"), units.y, units.size, one, c.node, c.weight, c.kind, c.location, c.spread, c.nu,
-            variance, threads=threads,
+            None, threads=threads,
         )  # fmt: skip
     else:
         fitting = {

@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 #: Units times components that are held at a time.
 CHUNK = 200_000
 #: Numbers drawn at a time.
-DRAWN = 1_000_000
+DRAWN = 500_000
 #: Quantiles that are kept once computed.
 KEPT = (0.05, 0.95)
 
@@ -45,10 +45,11 @@ class _Part:
             weighted = np.where(impossible[node], np.exp(posterior.log_weight)[:, None], weighted)
         self.share = weighted / np.add.reduceat(weighted, first, axis=0)[node]
 
-    def transposed(self, omega: Array) -> tuple[Array, ...]:
+    def transposed(self, omega: Array) -> tuple[Array, Array, Array, Array]:
         """What `grid_pass` reads, (J', C)."""
         sd = np.sqrt(self.variance)
-        return tuple(np.ascontiguousarray(a.T) for a in (omega, self.logs, self.mean, sd))
+        first, second, third, fourth = (np.array(a.T, order="C") for a in (omega, self.logs, self.mean, sd))
+        return first, second, third, fourth
 
 
 class GridPosterior:
@@ -99,7 +100,9 @@ class GridPosterior:
         shape = self.kind.shape
         self.spread, self.nu = (np.array(np.broadcast_to(v, shape), dtype=np.float64)[order] for v in (spread, nu))
         places = np.asarray(location, dtype=np.float64)
-        self._location, self._order = (places[order], None) if places.ndim == 1 else (places, order)
+        # Places that differ between units are not copied: they may be large
+        self._location: Array = places[order] if places.ndim == 1 else places
+        self._order: Ints | None = None if places.ndim == 1 else order
         with np.errstate(divide="ignore"):
             self.log_weight = np.log(np.asarray(weight, dtype=np.float64)[order])
         self._variance = None if population_variance is None else np.array(population_variance, dtype=np.float64)
@@ -141,11 +144,13 @@ class GridPosterior:
                 return np.log(inside) - np.log1p(-inside)
             return np.log(np.maximum(theta, 0.0))
 
-    def _pass(self, task: int, part: _Part, asked: Array, group: Ints, pointer: Ints, omega: Array, normals: Array) -> Array:
+    def _pass(
+        self, task: int, part: _Part, asked: Array, group: Ints, pointer: Ints, omega: Array, normals: Array
+    ) -> Array:
         """`grid_pass` over one part, in pieces for the threads: (J', A)."""
         x, weights = legendre(NODES)
         location = part.location if part.location.ndim == 2 else np.broadcast_to(part.location[:, None], omega.shape)
-        columns = part.transposed(omega)
+        shares, logs, means, sds = part.transposed(omega)
         places = np.array(location.T, order="C")
         asked, normals = np.array(asked, order="C"), np.array(normals, order="C")
         out = np.empty(asked.shape)
@@ -153,9 +158,9 @@ class GridPosterior:
         def work(low: int, high: int) -> None:
             rows = slice(low, high)
             grid_pass(
-                task, self.family, part.y[rows], part.size[rows], self.kind, places[rows], self.spread, self.nu, pointer,
-                *(column[rows] for column in columns), x, weights, _projection(), asked[rows], group, normals[rows],
-                out[rows],
+                task, self.family, part.y[rows], part.size[rows], self.kind, places[rows], self.spread, self.nu,
+                pointer, shares[rows], logs[rows], means[rows], sds[rows], x, weights, _projection(), asked[rows],
+                group, normals[rows], out[rows],
             )  # fmt: skip
 
         _spread_over_threads(work, asked.shape[0], self.threads)
@@ -205,7 +210,7 @@ class GridPosterior:
         with np.errstate(divide="ignore"):
             inflation = np.where(self.nu > 2.0, self.nu / np.where(self.nu > 2.0, self.nu - 2.0, 1.0), np.inf)
         factor = np.where(self.kind == UNIFORM, 1.0 / 3.0, 1.0)
-        return np.where(heavy, inflation, factor) * np.where(self.spread > POINT, self.spread, 0.0) ** 2
+        return np.asarray(np.where(heavy, inflation, factor) * np.where(self.spread > POINT, self.spread, 0.0) ** 2)
 
     def _within_nodes(self, share: Array, mean: Array, variance: Array) -> Array:
         """Variance of each node's mixture (K, J'); a point at an infinite place makes it infinite."""

@@ -179,7 +179,7 @@ def polished(log_density: LogDensity, guess: Peak) -> Peak | None:
     return None
 
 
-def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True) -> Lattice:
+def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budget: int = MOST_NODES) -> Lattice:
     """Integrate a density over the whole space, adaptively.
 
     Parameters
@@ -190,6 +190,8 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True) -> La
         Where the lattice starts; it need not be exact.
     thorough : bool
         Whether evaluations are cheap: the lattice is then finer and wider than anybody asks for.
+    budget : int
+        The step is not halved where that would take more nodes than this; the measured error then says what is left.
 
     Raises
     ------
@@ -211,7 +213,7 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True) -> La
     tolerance = max(tolerance, 10 * ROUNDING * abs(peak.value))
     for number in range(HALVINGS + 1):
         lattice = _filled(log_density, peak, factor, step, drop)
-        if lattice.error <= tolerance or (2 ** len(factor)) * len(lattice.nodes) > MOST_NODES or number == HALVINGS:
+        if lattice.error <= tolerance or 2 ** len(factor) * len(lattice.nodes) > min(budget, MOST_NODES) or number == HALVINGS:
             break
         step *= 0.5
     return lattice

@@ -21,6 +21,10 @@ Ints = NDArray[np.int64]
 MANY_UNITS = 10_000
 #: Numbers drawn or kept at a time.
 BLOCK = 4_000_000
+#: Units times the square of the population's point masses up to which these are weighed exactly.
+MOST_MASSES = 200_000_000
+#: Scores at which a smooth quantile function is computed, from how many nodes on; quantiles a unit that are dear.
+KNOTS, FEW_NODES, DEAR_POINTS = 41, 20, 64
 #: The streams of random numbers, one for each question, so that none repeats another's draws.
 PURPOSES = ("rank", "compare")
 
@@ -87,6 +91,64 @@ def atom_places(pooled: Pooled) -> Array:
     places, masses = pooled.population.atoms
     kept = np.asarray(places, dtype=np.float64)[np.asarray(masses, dtype=np.float64) > 0.0]
     return np.unique(kept)
+
+
+def dense_quantiles(pooled: Pooled, p: Array, rows: Ints) -> Array:
+    """Quantiles (p, rows) at many probabilities.
+
+    Where there are no point masses the quantile function is smooth in the normal score, and mixtures over hundreds of
+    nodes are inverted at KNOTS scores only, between which a monotone cubic is laid.
+    """
+    posterior = pooled.posterior
+    if p.size <= KNOTS or posterior.node_weights.size < FEW_NODES or atom_places(pooled).size:
+        return np.asarray(posterior.quantiles(p, rows), dtype=np.float64)
+    from scipy.interpolate import PchipInterpolator
+    from scipy.special import ndtr, ndtri
+
+    score = ndtri(p)
+    knots = np.linspace(score[0], score[-1], KNOTS)
+    known = np.asarray(posterior.quantiles(ndtr(knots), rows), dtype=np.float64)
+    return np.asarray(PchipInterpolator(knots, known, axis=0)(score))
+
+
+def affordable(pooled: Pooled, points: int) -> int:
+    """How many quantiles a unit: fewer where each is dear, which mixtures over many nodes with point masses are."""
+    dear = pooled.posterior.node_weights.size >= FEW_NODES and atom_places(pooled).size > 0
+    return min(points, DEAR_POINTS) if dear else points
+
+
+def unit_points(pooled: Pooled, count: int, rows: Ints) -> tuple[Array, Array]:
+    """Each unit's posterior as values and weights, (count, rows): a mean over it is the weighted sum.
+
+    The weights are those of `levels`, but that the values at a point mass of the population, and those between two of
+    them, together weigh what the posterior gives them: a loss or a rank that jumps there costs no accuracy.
+    """
+    p, w = levels(count)
+    values = dense_quantiles(pooled, p, rows)
+    places = atom_places(pooled)
+    # more masses than values can meet (one for each node, where their place is uncertain) are as good as continuous
+    if not 0 < places.size <= count // 4 or places.size**2 * pooled.units.n > MOST_MASSES:
+        return values, np.broadcast_to(w[:, None], values.shape)
+    values = values.copy()
+    weights = np.repeat(w[:, None], rows.size, axis=1)
+    # rounding must not leave a quantile beside the mass it lies on: a loss may ask whether theta > 0
+    for place in places.tolist():
+        values[np.abs(values - place) <= 1e-12 * (1.0 + abs(place))] = place
+    below, low = np.zeros(rows.size), -np.inf
+    for place in [*places.tolist(), np.inf]:
+        atom = np.asarray(pooled.posterior.atom(place, rows)) if place < np.inf else np.zeros(rows.size)
+        reached = np.asarray(pooled.posterior.cdf(place, rows)) if place < np.inf else np.ones(rows.size)
+        _weigh(weights, (values > low) & (values < place), reached - atom - below)
+        _weigh(weights, values == place, atom)
+        below, low = reached, place
+    return values, weights / weights.sum(axis=0)
+
+
+def _weigh(weights: Array, where: NDArray[np.bool_], mass: Array) -> None:
+    """Scale the weights `where` so that those of each column add up to its mass, if there are any."""
+    total = (weights * where).sum(axis=0)
+    factor = np.divide(np.maximum(mass, 0.0), total, out=np.ones_like(total), where=total > 0)
+    np.multiply(weights, factor, out=weights, where=where)
 
 
 def posterior_points(pooled: Pooled, row: int, count: int) -> tuple[Array, Array]:

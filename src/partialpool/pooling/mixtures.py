@@ -29,14 +29,12 @@ class NormalMixturePosterior(UnitPosterior):
 
     Parameters
     ----------
-    y, se : (J,); weights : (K,) of the nodes; components : all of kind normal; variance : (K,) of the population.
+    y, se : (J,); weights : (K,) of the nodes; components : all of kind normal.
     """
 
-    def __init__(
-        self, y: Array, se: Array, weights: Array, components: Components, variance: Array, threads: int = 1
-    ) -> None:
+    def __init__(self, y: Array, se: Array, weights: Array, components: Components, threads: int = 1) -> None:
         self.y, self.variance_own = y, se**2
-        self.node_weights, self.components, self.variance = weights, components, variance
+        self.node_weights, self.components = weights, components
         self.threads, self.n_units = threads, y.size
 
     def _given(self, piece: Ints | slice) -> tuple[Array, Array, Array]:
@@ -149,18 +147,16 @@ class NormalMixturePosterior(UnitPosterior):
         return out
 
     def shrinkage(self) -> Array:
-        """See `UnitPosterior`: the posterior variance over that of the population, given each node."""
+        """See `UnitPosterior`: 1 - Var(theta | y, node) / se^2, the derivative of the posterior mean in y, averaged."""
 
         def work(piece: Ints | slice) -> Array:
             weights, means, variances = self._given(piece)
-            total = np.zeros(weights.shape[1])
-            for k, share in enumerate(self.node_weights):
-                own = self._own[k]
-                w = weights[own] / weights[own].sum(axis=0)
+            within = np.zeros(weights.shape[1])
+            for own in self._own:
+                share = weights[own].sum(axis=0)
+                w = weights[own] / share
                 mean = (w * means[own]).sum(axis=0)
-                variance = (w * (variances[own] + (means[own] - mean) ** 2)).sum(axis=0)
-                ratio = variance / self.variance[k] if self.variance[k] > 0 else np.ones_like(variance)
-                total += share * np.clip(ratio, 0.0, 1.0)
-            return total
+                within += share * (w * (variances[own] + (means[own] - mean) ** 2)).sum(axis=0)
+            return np.clip(1.0 - within / self.variance_own[piece], 0.0, 1.0)
 
         return self.gather(None, self._width, work)

@@ -143,9 +143,11 @@ class Pooled:
 
         Notes
         -----
-        weight is n / (n + alpha + beta), E / (E + rate) or tau^2 / (tau^2 + se^2) for conjugate populations; else
-        1 - E[Var(eta | y, h) / Var(eta | h)], eta on the link scale and h the population's parameters. The intervals of
-        the unit's own data are of Jeffreys' prior for counts, closed at 0 events and at all events.
+        weight is n / (n + alpha + beta), E / (E + rate) or tau^2 / (tau^2 + se^2) for conjugate populations, and
+        1 - E[Var(eta | y, h) / tau^2] for normal ones on a link scale, eta the unit's parameter there and h the
+        population's. For other populations it is how far the posterior mean follows the unit's own estimate, the
+        posterior variance given h over that of the estimate, at most 1: all of these agree where they meet. The
+        intervals of the unit's own data are of Jeffreys' prior for counts, closed at 0 events and at all events.
         """
         return self._table.copy()
 

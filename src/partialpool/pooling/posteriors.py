@@ -372,13 +372,15 @@ class DiscretePosterior(UnitPosterior):
     Parameters
     ----------
     log_likelihood : callable on a piece of units, giving log f(y_j | place), (G, J').
+    own_variance : callable on theta (J,), giving the variance of each unit's own estimate of it.
     places : (G,), increasing; masses : (G,), of the population.
     """
 
     def __init__(
-        self, n_units: int, log_likelihood: Callable[[Ints | slice], Array], places: Array, masses: Array, threads: int = 1
-    ) -> None:
-        self.n_units, self._log_likelihood = n_units, log_likelihood
+        self, n_units: int, log_likelihood: Callable[[Ints | slice], Array], own_variance: Callable[[Array], Array],
+        places: Array, masses: Array, threads: int = 1,
+    ) -> None:  # fmt: skip
+        self.n_units, self._log_likelihood, self.own_variance = n_units, log_likelihood, own_variance
         self.places, self.masses, self.threads = places, masses, threads
         self.node_weights = np.ones(1)
 
@@ -444,9 +446,5 @@ class DiscretePosterior(UnitPosterior):
         return out
 
     def shrinkage(self) -> Array:
-        """See `UnitPosterior`: the posterior variance over that of the population."""
-        mean = self.masses @ self.places
-        variance = float(self.masses @ (self.places - mean) ** 2)
-        if variance == 0:
-            return np.ones(self.n_units)
-        return np.clip(self.moments()[1] ** 2 / variance, 0.0, 1.0)
+        """See `UnitPosterior`: 1 less the posterior variance over that of the unit's own estimate."""
+        return np.clip(1.0 - self.moments()[1] ** 2 / self.own_variance(self.moments()[0]), 0.0, 1.0)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.errors import ModelError
-from partialpool.pooling.marginals import chunks, levels, numbers, positions
+from partialpool.pooling.marginals import affordable, chunks, dense_quantiles, levels, numbers, positions
 
 if TYPE_CHECKING:
     import pandas
@@ -130,7 +130,7 @@ def _moments(family: str, mean: Array, sd: Array, size: Array) -> tuple[Array, A
 def _of_units(pooled: Pooled, rows: Ints, size: Array) -> dict[str, Array]:
     theta_mean, theta_sd = (np.asarray(m)[rows] for m in pooled.posterior.moments())
     mean, sd = _moments(pooled.family, theta_mean, theta_sd, size)
-    p, w = levels(POINTS if rows.size <= FEW else POINTS_MANY)
+    p, w = levels(affordable(pooled, POINTS if rows.size <= FEW else POINTS_MANY))
     out = np.empty((2, rows.size))
 
     def work(part: Ints, theta: Array) -> None:
@@ -138,7 +138,7 @@ def _of_units(pooled: Pooled, rows: Ints, size: Array) -> dict[str, Array]:
 
     with ThreadPoolExecutor(pooled.posterior.threads) as pool:
         for parts in chunks(rows.size, CHUNK * pooled.posterior.threads):
-            theta = np.asarray(pooled.posterior.quantiles(p, rows[parts]))
+            theta = dense_quantiles(pooled, p, rows[parts])
             pieces = list(chunks(parts.size, CHUNK))
             list(pool.map(work, [parts[piece] for piece in pieces], [theta[:, piece] for piece in pieces]))
     return {"mean": mean, "sd": sd, "q05": out[0], "q95": out[1]}

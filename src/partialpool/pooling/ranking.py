@@ -29,9 +29,9 @@ from partialpool.pooling.marginals import (
     MANY_UNITS,
     atom_places,
     chunks,
-    levels,
     posterior_points,
     stream,
+    unit_points,
 )
 
 if TYPE_CHECKING:
@@ -342,23 +342,23 @@ def _ranks_by_curve(pooled: Pooled, places: int, sign: float) -> Ranks:
 
 
 def _expected_and_interval(pooled: Pooled, curve: Curve, sign: float, rows: Ints) -> Array:
-    p, w = levels(POINTS)
-    asked = np.concatenate([p, [0.05, 0.5, 0.95]])
-    values = sign * np.asarray(pooled.posterior.quantiles(asked, rows))
+    theta, weights = unit_points(pooled, POINTS, rows)
+    ends = np.asarray(pooled.posterior.quantiles(np.array([0.05, 0.5, 0.95]), rows))
+    values = sign * np.concatenate([theta, ends if sign > 0 else ends[::-1]])
     places = np.empty_like(values)
 
     def work(level: int) -> None:
         places[level] = curve(values[level])
 
     with ThreadPoolExecutor(pooled.posterior.threads) as pool:
-        list(pool.map(work, range(asked.size)))
-    worst, middle, best = (places[POINTS:] if sign > 0 else places[:-4:-1]) + 0.5
+        list(pool.map(work, range(len(values))))
+    worst, middle, best = places[POINTS:] + 0.5
     # Besides the unit's own uncertainty, the number of the others above it is random: two independent parts
-    low_q, high_q = (values[-1], values[-3]) if sign > 0 else (values[-3], values[-1])
-    low = middle - np.sqrt((middle - best) ** 2 + (NORMAL_95 * curve.spread(low_q)) ** 2)
-    high = middle + np.sqrt((worst - middle) ** 2 + (NORMAL_95 * curve.spread(high_q)) ** 2)
+    low = middle - np.sqrt((middle - best) ** 2 + (NORMAL_95 * curve.spread(values[-1])) ** 2)
+    high = middle + np.sqrt((worst - middle) ** 2 + (NORMAL_95 * curve.spread(values[-3])) ** 2)
+    expected = 0.5 + np.einsum("qj,qj->j", weights, places[:POINTS])
     last = pooled.units.n
-    return np.stack([0.5 + w @ places[:POINTS], np.clip(np.round(low), 1, last), np.clip(np.round(high), 1, last)])
+    return np.stack([expected, np.clip(np.round(low), 1, last), np.clip(np.round(high), 1, last)])
 
 
 def _probability_of_top(pooled: Pooled, cuts: Array, sign: float, rows: Ints) -> Array:

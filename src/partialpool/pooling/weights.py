@@ -3,8 +3,9 @@ r"""Populations of many components whose weights are estimated: scale mixtures, 
 Scale mixture (adaptive shrinkage; Stephens, 2017, Biostatistics 18, 275-294): normals around one mode whose sds form a
 fixed geometric grid, from far below the standard errors to beyond the data, and a point at the mode. Unimodal: the same
 with uniforms, which can form any symmetric unimodal distribution. Non-parametric: any distribution at all (Kiefer and
-Wolfowitz, 1956), which the likelihood makes one of finitely many points. The weights maximise the marginal likelihood,
-a convex problem (`partialpool.pooling.simplex`), on the link scale of the family.
+Wolfowitz, 1956), which the likelihood makes one of finitely many points. The weights maximise the marginal likelihood
+(with a few pseudo-units on a null that is known), a convex problem (`partialpool.pooling.simplex`), on the link scale of
+the family.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ Ints = NDArray[np.int64]
 RATIO = 2.0**0.5
 #: The mode is searched on so many units at most, evenly spaced.
 MODE_UNITS = 4_000
+#: Where the mode is a null that is known, its point counts so many units more: between a point and the narrowest normals
+#: the likelihood cannot choose, and false discoveries come from choosing the latter (Stephens, 2017).
+PSEUDO_NULLS = 9.0
 #: Components of smaller weight are dropped from the answer.
 NEGLIGIBLE = 1e-10
 
@@ -73,14 +77,17 @@ def fit_weights(units: Units, kind: str, mode: float | None, threads: int = 1) -
     """
     if kind == "npmle":
         return _fit_points(units, threads)
-    note = ""
+    note, pseudo = "", 0.0
+    if mode is not None:
+        pseudo = PSEUDO_NULLS
     if mode is None:
         mode = _find_mode(units, kind, threads)
     elif units.family == "normal":
         note = _far_from(units, mode)
     spreads = spread_grid(units, mode)
     logs = _integrals(units, kind, mode, spreads, threads)
-    found = maximise_weights(logs, threads=threads, overwrite=True)
+    penalty = np.concatenate([[pseudo], np.zeros(spreads.size - 1)]) if pseudo else None
+    found = maximise_weights(logs, penalty=penalty, threads=threads, overwrite=True)
     del logs
     keep = found.weights > NEGLIGIBLE
     weights = found.weights[keep] / found.weights[keep].sum()
@@ -90,18 +97,20 @@ def fit_weights(units: Units, kind: str, mode: float | None, threads: int = 1) -
         np.zeros(own.size, dtype=np.int64), weights, np.full(own.size, code), np.full(own.size, mode),
         own * (3**0.5 if kind == "unimodal" else 1.0), np.ones(own.size),
     )  # fmt: skip
-    variance = np.array([float(weights @ own**2)])
+    sd = float(weights @ own**2) ** 0.5
     null_share = float(weights[own == 0].sum())
     posterior: UnitPosterior
     if units.family == "normal" and kind == "scale_mixture":
-        posterior = NormalMixturePosterior(units.y, units.size, np.ones(1), components, variance, threads=threads)
+        posterior = NormalMixturePosterior(units.y, units.size, np.ones(1), components, threads=threads)
     else:
         c = components
         posterior = GridPosterior(
             FAMILIES.index(units.family), units.y, units.size, np.ones(1), c.node, c.weight, c.kind, c.location,
-            c.spread, c.nu, variance, threads=threads,
+            c.spread, c.nu, None, threads=threads,
         )  # fmt: skip
-    parameters = {"mean": mode, "sd": float(variance[0]) ** 0.5, "null_share": null_share}
+    if null_share == 1.0:
+        note = note or f"The likelihood is highest where every unit is exactly at the mode, {mode:.4g}."
+    parameters = {"mean": mode, "sd": sd, "null_share": null_share}
     shape = ComponentShape(units.family, np.ones(1), components)
     return WeightedFit(parameters, found.log_likelihood, found.gap, int(keep.sum()), shape, posterior, note)
 
@@ -171,7 +180,13 @@ def _fit_points(units: Units, threads: int) -> WeightedFit:
     def log_likelihood(piece: Ints | slice) -> Array:
         return unit_log_likelihood(units.family, units.y[piece], units.size[piece], places)
 
-    posterior = DiscretePosterior(units.n, log_likelihood, places, masses, threads=threads)
+    def own_variance(theta: Array) -> Array:
+        if units.family == "normal":
+            return units.size**2
+        spread = theta * (1 - theta) if units.family == "binomial" else theta
+        return np.asarray(np.maximum(spread, 1e-300) / units.size)
+
+    posterior = DiscretePosterior(units.n, log_likelihood, own_variance, places, masses, threads=threads)
     shape = DiscreteShape(units.family, places, masses)
     mean, sd = shape.moments()
     parameters = {"mean": mean, "sd": sd}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -240,14 +241,40 @@ def population_nodes(pooled: Any, points: int = 180) -> tuple[Array, Array]:
     spots, masses = (np.asarray(part, dtype=float) for part in pooled.population.atoms)
     if float(masses.sum()) > 1 - 1e-9:
         return spots, masses / masses.sum()
-    probabilities = 1 / (1 + np.exp(-np.linspace(-14, 14, points)))
-    places = np.asarray(pooled.population.quantile(probabilities), dtype=float)
+    logits = np.linspace(-14, 14, points)
+    places = _population_quantiles(pooled, logits, spots)
+    probabilities = 1 / (1 + np.exp(-logits))
     weights = probabilities * (1 - probabilities)
     if len(spots):
-        near = np.abs(places[:, None] - spots) <= 1e-9 * (np.abs(spots) + float(np.ptp(places)))
-        places, weights = places[~near.any(axis=1)], weights[~near.any(axis=1)]
+        near = (np.abs(places[:, None] - spots) <= 1e-7 * (np.abs(spots) + float(np.ptp(places)))).any(axis=1)
+        places, weights = places[~near], weights[~near]
     weights *= (1 - masses.sum()) / weights.sum()
     return np.concatenate([places, spots]), np.concatenate([weights, masses])
+
+
+def _population_quantiles(pooled: Any, logits: Array, spots: Array) -> Array:
+    """Quantiles by the distribution function on a fine grid, between a few that the population finds itself."""
+    family, population = pooled.family, pooled.population
+    few = 1 / (1 + np.exp(-np.array([logits[0], -5, 0, 5, logits[-1]])))
+    knots = np.unique(_on_link(family, np.asarray(population.quantile(few), dtype=float)))
+    grid = [np.linspace(low, high, 120) for low, high in itertools.pairwise(knots)]
+    hair = 1e-9 * float(knots[-1] - knots[0])
+    sides = [_on_link(family, spots) + side for side in (-hair, hair)]  # the distribution function jumps between them
+    link = np.unique(np.concatenate([knots, *grid, *sides]))
+    theta = moved(family, np.full(len(link), {"normal": 0.0, "binomial": 0.5, "poisson": 1.0}[family]), link)
+    below = np.clip(np.maximum.accumulate(population.cdf(theta)), 1e-300, 1 - 1e-16)
+    return np.interp(1 / (1 + np.exp(-logits)), below, theta)
+
+
+def _on_link(family: str, theta: Array) -> Array:
+    """Identity, logit or log, short of the ends."""
+    if family == "normal":
+        return theta
+    inside = np.maximum(theta, 1e-300)
+    if family == "poisson":
+        return np.log(inside)
+    inside = np.minimum(inside, 1 - 1e-16)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def places_of_units(pooled: Any, places: Array, chosen: Ints) -> Array:

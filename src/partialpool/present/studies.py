@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
 from partialpool.present import canvas
+from partialpool.present.profile import moved
 from partialpool.present.units import LIGHT, Shown, centre, log_axis, measure, names_of, with_data
 
 Array = NDArray[np.float64]
@@ -95,23 +96,26 @@ def _forest_notes(figure: Figure, units: Any, probability: float, rows: int, omi
 def mean_interval(pooled: Any, probability: float) -> tuple[float, float, float]:
     """The lower end, the mean and the upper end of the population mean; the ends are nan where none are known.
 
-    From the 5%, 50% and 95% quantiles of the parameter `mean`, with half a normal to each side of its median: exact for
-    90%. A mean on the link scale is brought back, which makes it the median unit.
+    From the posterior of the parameter `mean`; where only its 5%, 50% and 95% quantiles are known, with half a normal
+    to each side of the median. A mean on the link scale is brought back, which makes it the median unit.
     """
     from scipy.special import ndtri
 
-    known = pooled.population.summary()
-    middle = float(pooled.population.mean)
-    if "mean" not in known.index or pooled.population.kind not in ("normal", "beta", "gamma", "student_t"):
+    population = pooled.population
+    known = population.summary()
+    middle = float(population.mean)
+    if "mean" not in known.index or population.kind not in ("normal", "beta", "gamma", "student_t"):
         return math.nan, middle, math.nan
-    low, centre_, high = (float(known.loc["mean", name]) for name in ("q05", "q50", "q95"))
-    reach = float(ndtri((1 + probability) / 2) / ndtri(0.95))
-    ends = np.array([centre_ - reach * (centre_ - low), centre_, centre_ + reach * (high - centre_)])
-    if pooled.family == "binomial" and pooled.population.kind != "beta":
-        ends, middle = 1 / (1 + np.exp(-ends)), math.nan
-    if pooled.family == "poisson" and pooled.population.kind != "gamma":
-        ends, middle = np.exp(ends), math.nan
-    return float(ends[0]), middle if math.isfinite(middle) else float(ends[1]), float(ends[2])
+    low, median, high = (float(known.loc["mean", name]) for name in ("q05", "q50", "q95"))
+    if hasattr(population, "interval"):
+        low, high = (float(end) for end in population.interval("mean", probability))
+    else:
+        reach = float(ndtri((1 + probability) / 2) / ndtri(0.95))
+        low, high = median - reach * (median - low), median + reach * (high - median)
+    if pooled.family != "normal" and population.kind not in ("beta", "gamma"):
+        start = 0.5 if pooled.family == "binomial" else 1.0
+        low, middle, high = (float(moved(pooled.family, np.array(start), end)) for end in (low, median, high))
+    return low, middle, high
 
 
 def sampling_variance(family: str, mean: float, size: Array) -> Array:
