@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from partialpool.spec.formula import parse_formula as parse_formula
     from partialpool.spec.predictors import formula as formula
     from partialpool.spec.priors import LKJ as LKJ
+    from partialpool.spec.priors import PC as PC
     from partialpool.spec.priors import Beta as Beta
     from partialpool.spec.priors import Cauchy as Cauchy
     from partialpool.spec.priors import Exponential as Exponential
@@ -87,7 +88,6 @@ if TYPE_CHECKING:
     from partialpool.spec.priors import HalfNormal as HalfNormal
     from partialpool.spec.priors import HalfStudentT as HalfStudentT
     from partialpool.spec.priors import InverseGamma as InverseGamma
-    from partialpool.spec.priors import PC as PC
     from partialpool.spec.priors import Normal as Normal
     from partialpool.spec.priors import StudentT as StudentT
     from partialpool.spec.priors import Uniform as Uniform

@@ -438,6 +438,7 @@ def test_covariates_move_the_population_of_each_unit() -> None:
     table = pd.DataFrame({"mean": [2.0, 6.0]}, index=["Intercept", "x"])
     pooled.population.summary = lambda: table
     assert note(UnitPlots(pooled).pit()).startswith("Compatible")
+    assert "not adjusted for the covariates" in note(UnitPlots(pooled).funnel())
     assert "at the mean of the covariates" in note(UnitPlots(pooled).population())
     assert drawn(UnitPlots(pooled).forest())  # the mean has no interval, and is a mark
 

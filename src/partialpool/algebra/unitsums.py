@@ -98,9 +98,7 @@ def add_beta_binomial(y: Array, n: Array, eta: Array, log_size: Array, out: Arra
             out[k] -= log_rising(m_size, log_size[k], n[j])
 
 
-@kernel(
-    "void(float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[:,:])"
-)
+@kernel("void(float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[:,:])")
 def normal_moments(
     y: Array, variance: Array, tau2: Array, location: Array, spread: Array, weights: Array, out: Array
 ) -> None:
@@ -113,12 +111,14 @@ def normal_moments(
         second = 0.0
         shrinkage = 0.0
         for k in range(tau2.size):
-            share = variance[j] / (variance[j] + tau2[k])
-            moved = share * (location[k] - y[j])  # from the unit's own estimate, so that squares lose no digits
+            total = variance[j] + tau2[k]
+            share = variance[j] / total
+            # from the first node's location, so that squares lose no digits and units without spread are exactly alike
+            moved = (location[k] - location[0]) + tau2[k] / total * (y[j] - location[k])
             mean += weights[k] * moved
             second += weights[k] * (moved * moved + share * tau2[k] + share * share * spread[k])
             shrinkage += weights[k] * share
-        out[0, j] = y[j] + mean
+        out[0, j] = location[0] + mean
         out[1, j] = math.sqrt(max(second - mean * mean, 0.0))
         out[2, j] = shrinkage
 

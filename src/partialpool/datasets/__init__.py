@@ -2,7 +2,7 @@
 
 >>> import partialpool as pp
 >>> pp.datasets.names()[:2]
-('cake', 'cbpp')
+('bball1970', 'bcg')
 >>> pp.datasets.load("sleepstudy").shape
 (180, 3)
 """
@@ -37,7 +37,8 @@ class DataSet:
     rows : number of rows.
     columns : what each column means, with its unit.
     ids : the columns that hold labels (groups and categories), which are loaded as text.
-    formula, family : a model to begin with.
+    formula, family : a model of `partialpool.fit` to begin with; no formula where there is none.
+    begin : a call of `partialpool.pool` to begin with, of the loaded frame `data`; empty where there is none.
     source : who measured it, and where it was published.
     licence : on what terms it is passed on.
     """
@@ -51,17 +52,63 @@ class DataSet:
     source: str
     licence: str
     family: str = "gaussian"
+    begin: str = ""
 
     def __repr__(self) -> str:
         width = max(len(name) for name in self.columns)
         lines = [f"{self.name}: {self.title}", f"{self.rows} rows"]
         lines += [f"  {name.ljust(width)}  {meaning}" for name, meaning in self.columns.items()]
         family = "" if self.family == "gaussian" else f", family={self.family!r}"
-        lines += [f"Model to begin with: {self.formula}{family}", f"Source: {self.source}", f"Licence: {self.licence}"]
+        if self.formula:
+            lines.append(f"Model to begin with: {self.formula}{family}")
+        if self.begin:
+            lines.append(f"Pooling to begin with: {self.begin}")
+        lines += [f"Source: {self.source}", f"Licence: {self.licence}"]
         return "\n".join(lines)
 
 
 _ALL = (
+    DataSet(
+        "bball1970",
+        "batting of 18 baseball players in the season of 1970: their first 45 times at bat, and the rest",
+        18,
+        {
+            "Player": "name",
+            "AB": "times at bat so far, 45 for everyone",
+            "Hits": "hits in them",
+            "RemainingAB": "times at bat in the rest of the season",
+            "RemainingHits": "hits in the rest of the season",
+        },
+        ("Player",),
+        "Hits | trials(AB) ~ 1 + (1 | Player)",
+        "Efron and Morris (1975), Data analysis using Stein's estimator and its generalizations, J. American "
+        "Statistical Association 70, 311-319.",
+        "Eighteen published rows of counts; as in the R package rstanarm (GPL >= 3).",
+        "binomial",
+        'pp.pool("Hits", trials="AB", units="Player", data=data)',
+    ),
+    DataSet(
+        "bcg",
+        "13 trials of the BCG vaccine against tuberculosis: cases among the vaccinated and the others",
+        13,
+        {
+            "trial": "number of the trial, 1 to 13 (two pairs of trials share an author)",
+            "author": "first author or authors",
+            "year": "of the publication",
+            "tpos": "vaccinated people who had tuberculosis",
+            "tneg": "vaccinated people who had not",
+            "cpos": "people of the control group who had tuberculosis",
+            "cneg": "people of the control group who had not",
+            "ablat": "absolute latitude of the place, degrees",
+            "alloc": "how people were assigned to the groups: random, alternate or systematic",
+        },
+        ("trial", "author", "alloc"),
+        "",
+        "Colditz et al. (1994), Efficacy of BCG vaccine in the prevention of tuberculosis, JAMA 271, 698-702.",
+        "Thirteen published tables; as in the R package metadat (GPL >= 2).",
+        begin='pp.pool("estimate", se="se", units="unit", data=pp.effect_sizes("risk ratio", events_treatment="tpos", '
+        'nonevents_treatment="tneg", events_control="cpos", nonevents_control="cneg", units="trial", data=data))',
+    ),
     DataSet(
         "cake",
         "angle at which chocolate cakes of 3 recipes, baked at 6 temperatures, break",
@@ -123,6 +170,7 @@ _ALL = (
         "y | se(sigma) ~ 1 + (1 | school)",
         "Rubin (1981), Estimation in parallel randomized experiments, J. Educational Statistics 6, 377-401.",
         "Eight published pairs of numbers; as in posteriordb (BSD 3-clause).",
+        begin='pp.pool("y", se="sigma", units="school", data=data)',
     ),
     DataSet(
         "Pastes",
@@ -191,6 +239,19 @@ _ALL = (
         "Copied from the R package HSAUR3, which is distributed under the GPL-2; the measurements themselves were "
         "published in the source named above.",
         "bernoulli",
+    ),
+    DataSet(
+        "tumors",
+        "rats with a tumour (endometrial stromal polyps) in the control groups of 71 experiments",
+        71,
+        {"y": "rats with a tumour", "K": "rats in the experiment (the last row is the new experiment)"},
+        (),
+        "",
+        "Tarone (1982), The use of historical control information in testing for a trend in proportions, Biometrics "
+        "38, 215-220; Gelman et al. (2013), Bayesian Data Analysis, 3rd edition, section 5.1.",
+        "Seventy-one published pairs of counts; as in rstanarm (GPL >= 3), from the data of the book.",
+        "binomial",
+        'pp.pool("y", trials="K", data=data)',
     ),
 )
 _BY_NAME = {entry.name.casefold(): entry for entry in _ALL}

@@ -1,8 +1,9 @@
 r"""Populations for which each unit integrates out in closed form: normal, beta and gamma.
 
 Normal: :math:`y_j \sim N(x_j'\beta, \tau^2 + s_j^2)`; the coefficients have normal (or flat) priors and integrate out
-too, which leaves tau. Beta: events are beta-binomial; gamma: counts are negative binomial. With mean m these are written
-by what they add to their limits, the binomial and the Poisson, so that no digit is lost where units hardly differ:
+too, which leaves tau. Beta: events are beta-binomial; gamma: counts are negative binomial. With mean m these are
+written by what they add to their limits, the binomial and the Poisson, so that no digit is lost where units hardly
+differ:
 
 .. math::
    \log p(y \mid m, M) &= \log\binom{n}{y} + y \log m + (n - y) \log(1 - m)
@@ -208,21 +209,23 @@ class NormalModel(PopulationModel):
         value = 0.5 * logs - 0.5 * self.units.n * math.log(2 * math.pi)
         if self.profile:
             value = value - 0.5 * fit
-            covariance = np.zeros_like(precision)
+            covariance: Array = np.zeros_like(precision)
         else:
             fit = fit + prior_mean @ prior_precision @ prior_mean
             # a flat prior has density 1: it brings no factor of its own but sqrt(2 pi)
             value = value - 0.5 * fit - 0.5 * np.linalg.slogdet(precision)[1]
             value = value + self._log_prior_constant
-            covariance = np.linalg.inv(precision)
-        means = means.copy()
-        means[:, 0] += self.shift
-        return means, covariance, np.asarray(value)
+            covariance = np.asarray(np.linalg.inv(precision), dtype=float)
+        shifted: Array = np.array(means, dtype=float)
+        shifted[:, 0] += self.shift
+        return shifted, np.asarray(covariance, dtype=float), np.asarray(value, dtype=float)
 
     @cached_property
     def _log_prior_constant(self) -> float:
         flat = sum(isinstance(self.priors[name], Flat) for name in self.names)
-        logs = [math.log(prior.sigma) for prior in map(self.priors.__getitem__, self.names) if isinstance(prior, Normal)]
+        logs = [
+            math.log(prior.sigma) for prior in map(self.priors.__getitem__, self.names) if isinstance(prior, Normal)
+        ]
         return 0.5 * flat * math.log(2 * math.pi) - sum(logs)
 
     def _prior(self) -> tuple[Array, Array]:
@@ -254,7 +257,7 @@ class NormalModel(PopulationModel):
         tau = self.sd_of(x[:, 0])
         means, covariance, _ = self.conditional(tau)
         if self.profile:
-            covariance = np.linalg.inv(self._sums(tau)[3])
+            covariance = np.asarray(np.linalg.inv(self._sums(tau)[3]), dtype=float)
         return self.names, means, np.sqrt(np.einsum("kpp->kp", covariance))
 
     def likelihood_of(self, params: Mapping[str, float]) -> float:
@@ -273,7 +276,7 @@ class NormalModel(PopulationModel):
         tau = self.sd_of(x[:, 0])
         means, covariance, _ = self.conditional(tau)
         return NormalPosterior(
-            self.units.y, self.variance, self.X if self.units.X is not None else None, tau**2, means, covariance, weights,
+            self.units.y, self.variance, None if self.units.X is None else self.X, tau**2, means, covariance, weights,
             threads=self.threads,
         )  # fmt: skip
 
@@ -332,7 +335,7 @@ class BetaModel(PopulationModel):
             mean = self.priors["mean"].log_density(np.exp(log_p)) + jacobian
         else:
             mean = np.zeros(len(x))
-        return mean + self._spread_prior(log_r, slope, 0.5 * jacobian) - self._log_share
+        return np.asarray(mean + self._spread_prior(log_r, slope, 0.5 * jacobian) - self._log_share)
 
     def _spread_prior(self, log_r: Array, slope: Array, log_largest: Array) -> Array:
         if "relative_sd" in self.priors:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,9 @@ class PoolAccuracy:
         lines = [f"Obtained by: {self.reason}", f"Measured error: {self.error:.1g}"]
         lines.append(f"Work: {self.evaluations:,} evaluations of the likelihood, {self.seconds:.2f} s")
         lines += [f"Note: {note}" for note in self.notes]
-        lines.append("Verdict: " + ("every check passed." if self.trusted else "do not rely on it before reading the notes."))
+        lines.append(
+            "Verdict: " + ("every check passed." if self.trusted else "do not rely on it before reading the notes.")
+        )
         return "\n".join(lines)
 
 
@@ -155,7 +158,9 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
         trusted = explored.error < 0.02
     else:
         explored = sample(density, model.start, model.spread, seed)
-        reason = f"importance sampling of {_told(model)}: {len(explored.nodes):,} nodes, Pareto k {explored.pareto_k:.2f}"
+        reason = (
+            f"importance sampling of {_told(model)}: {len(explored.nodes):,} nodes, Pareto k {explored.pareto_k:.2f}"
+        )
         trusted = explored.pareto_k < 0.7 and explored.error < 0.05
     if not trusted:
         notes.append("The quadrature over the hyperparameters did not settle; give the sd a prior with a scale.")
@@ -163,9 +168,10 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     x, weights = explored.significant(mass)
     row = _mean_row(units)
     shape = model.shape(x, weights, row)
-    rows = _bayes_rows(model, explored, kind, priors)
+    quantile_of = _Quantiles(model, explored)
+    rows = _bayes_rows(model, explored, quantile_of, kind, priors)
     population = Population(
-        kind, units.family, rows, shape, _i2_bayes(units, kind, explored, model), at_mean=units.X is not None
+        kind, units.family, rows, shape, _i2_bayes(units, kind, explored, model), units.X is not None, quantile_of
     )
     proper = priors.proper
     value = explored.log_normaliser if proper else math.nan
@@ -202,28 +208,44 @@ def _mean_row(units: Units) -> Array:
 
 
 def _bayes_rows(
-    model: PopulationModel, explored: Lattice | Sampled, kind: str, priors: HyperPriors
-) -> dict[str, ParameterRow]:
+    model: PopulationModel, explored: Lattice | Sampled, quantile_of: Callable[[str, Array], Array], kind: str,
+    priors: HyperPriors,
+) -> dict[str, ParameterRow]:  # fmt: skip
     """The posterior of every parameter; moments that do not exist are infinite."""
     x, weights = explored.nodes, explored.weights
     orders = moment_orders(model.units, kind, priors)
-    rows = {}
     names, means, sds = model.coefficients_given(x)
-    if names:
-        mean, sd, quantiles = mixture_summary(weights, means, sds, LEVELS)
-        for i, name in enumerate(names):
-            rows[name] = _row(name, float(mean[i]), float(sd[i]), quantiles[:, i], orders)
+    moments = {}
+    for i, name in enumerate(names):
+        mean, sd = weighted_moments(means[:, i], weights)
+        moments[name] = (float(mean), math.hypot(float(sd), math.sqrt(float(weights @ sds[:, i] ** 2))))
+    rows = {}
     for name, values in model.parameters(x).items():
         if np.ptp(values) == 0:
             rows[name] = ParameterRow(*[float(values[0]), 0.0, *[float(values[0])] * 3])
             continue
-        finite = np.isfinite(values)
-        mean, sd = weighted_moments(np.where(finite, values, 0.0), weights)
-        positive = bool((values > 0).all())
-        quantiles = explored.quantiles(_ParameterOf(model, name, positive), LEVELS)
-        quantiles = np.exp(quantiles) if positive else quantiles
-        rows[name] = _row(name, float(mean), float(sd), quantiles, orders)
-    return rows
+        mean, sd = weighted_moments(np.where(np.isfinite(values), values, 0.0), weights)
+        moments[name] = (float(mean), float(sd))
+    for name, found in moments.items():
+        rows[name] = _row(name, *found, quantile_of(name, LEVELS), orders)
+    return {name: rows[name] for name in [*names, *model.parameters(x)]}
+
+
+class _Quantiles:
+    """Quantiles of the hyperparameters by name, over the nodes of a posterior."""
+
+    def __init__(self, model: PopulationModel, explored: Lattice | Sampled) -> None:
+        self.model, self.explored = model, explored
+
+    def __call__(self, name: str, probabilities: Array) -> Array:
+        names, means, sds = self.model.coefficients_given(self.explored.nodes)
+        if name in names:
+            at = names.index(name)
+            weights = self.explored.weights
+            return mixture_summary(weights, means[:, [at]], sds[:, [at]], probabilities)[2][:, 0]
+        positive = bool((self.model.parameters(self.explored.nodes)[name] > 0).all())
+        found = self.explored.quantiles(_ParameterOf(self.model, name, positive), probabilities)
+        return np.exp(found) if positive else found
 
 
 class _ParameterOf:
@@ -244,9 +266,7 @@ def _row(name: str, mean: float, sd: float, quantiles: Array, orders: dict[str, 
     return ParameterRow(mean if order > 1 else math.inf, sd if order > 2 else math.inf, q05, q50, q95)
 
 
-def _i2_bayes(
-    units: Units, kind: str, explored: Lattice | Sampled, model: PopulationModel
-) -> ParameterRow | None:
+def _i2_bayes(units: Units, kind: str, explored: Lattice | Sampled, model: PopulationModel) -> ParameterRow | None:
     if units.family != "normal" or kind != "normal":
         return None
     typical = typical_variance(units.size)
@@ -291,20 +311,24 @@ def estimate_empirical(units: Units, kind: str, priors: HyperPriors, threads: in
         )
     elif found.status is Status.LIMIT:
         raise InferenceError("The search for the population's parameters did not settle; use method='bayes'.")
-    rows = _empirical_rows(model, point, np.isneginf(point[at]))
+    if units.family != "normal" and units.complete_pooling in (0.0, 1.0 if units.family == "binomial" else 0.0):
+        notes.append(
+            f"No unit has {'an event' if units.complete_pooling == 0 else 'a failure'}: the most likely population is "
+            "at the end of the scale, without any uncertainty; method='bayes' says what is plausible."
+        )
+    walds = _walds(model, point, bool(np.isneginf(point[at])))
+    rows = {name: ParameterRow(w.value, w.sd, w.quantile(0.05), w.value, w.quantile(0.95)) for name, w in walds.items()}
     x, weights = point[None, :], np.ones(1)
     population = Population(
         kind, units.family, rows, model.shape(x, weights, _mean_row(units)), _i2_empirical(units, kind, rows),
-        at_mean=units.X is not None,
+        units.X is not None, lambda name, levels: np.array([walds[name].quantile(float(p)) for p in levels]),
     )  # fmt: skip
     slope = 0.0 if np.isneginf(point[at]) else float(np.abs(found.gradient).max())
     accuracy = PoolAccuracy(
         "empirical_bayes", f"maximum marginal likelihood over {_told(model)}", slope / units.n, 1, density.count,
         found.status is not Status.STALLED or slope < 1e-3, tuple(notes), time.perf_counter() - begin,
     )  # fmt: skip
-    return Found(
-        model.posterior(x, weights), population, value, accuracy, model, x, None, _null(units, kind, priors)
-    )
+    return Found(model.posterior(x, weights), population, value, accuracy, model, x, None, _null(units, kind, priors))
 
 
 def _at_zero(model: PopulationModel, density: Callable[[Array], Array], point: Array) -> tuple[Array, float]:
@@ -332,50 +356,58 @@ def _at_zero(model: PopulationModel, density: Callable[[Array], Array], point: A
     return full(found.point[None, :])[0], found.value
 
 
-def _empirical_rows(model: PopulationModel, point: Array, singular: bool) -> dict[str, ParameterRow]:
-    """Estimates, standard errors from the curvature, and intervals formed on the log (or logit) scale."""
+@dataclass(frozen=True)
+class _Wald:
+    """An estimate, its standard error, and an interval formed on a scale where it is more nearly normal."""
+
+    value: float
+    sd: float
+    centre: float
+    se: float
+    back: Callable[[float], float]
+
+    def quantile(self, probability: float) -> float:
+        """nan where it is known to no better than a factor of e: the curvature says nothing of the ends then."""
+        if not self.se < 1 and self.back is not _plain:
+            return math.nan
+        return float(self.back(self.centre + NormalDist().inv_cdf(probability) * self.se))
+
+
+def _plain(value: float) -> float:
+    return value
+
+
+def _walds(model: PopulationModel, point: Array, singular: bool) -> dict[str, _Wald]:
+    """Estimates, with standard errors from the curvature at the maximum."""
     x = point[None, :]
     names, means, sds = model.coefficients_given(x)
-    z = 1.6448536269514722
-    rows = {
-        name: ParameterRow(float(m), float(s), float(m - z * s), float(m), float(m + z * s))
+    out = {
+        name: _Wald(float(m), float(s), float(m), float(s), _plain)
         for name, m, s in zip(names, means[0], sds[0], strict=True)
     }
     values = {name: float(value[0]) for name, value in model.parameters(x).items()}
     if singular:
-        return {**rows, **{name: ParameterRow(value, q50=value) for name, value in values.items()}}
+        return {**out, **{name: _Wald(value, math.nan, value, math.nan, _plain) for name, value in values.items()}}
     curvature = negative_hessian(with_differences(model.log_likelihood, 1e-3), point, 1e-2)
-    with np.errstate(all="ignore"):
-        eigenvalues, vectors = np.linalg.eigh(curvature)
-        covariance = (vectors / eigenvalues) @ vectors.T if (eigenvalues > 0).all() else np.full_like(curvature, np.nan)
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    covariance = np.full_like(curvature, np.nan)
+    if (eigenvalues > 0).all():
+        covariance = (vectors / eigenvalues) @ vectors.T
     steps = 1e-4 * np.eye(model.d)
     ups, downs = model.parameters(point + steps), model.parameters(point - steps)
     for name, value in values.items():
-        if name == "mean" and model.units.family == "binomial" and model.kind == "beta" or name == "null_share":
-            forward, back = _logit, _expit
-        elif value > 0 and name not in ("mean", *model.units.x_names):
-            forward, back = np.log, np.exp
+        slope = (ups[name] - downs[name]) / 2e-4
+        sd = math.sqrt(float(slope @ covariance @ slope))
+        share = name == "null_share" or (name == "mean" and model.kind == "beta")
+        if not math.isfinite(sd):
+            out[name] = _Wald(value, math.nan, value, math.nan, _plain)
+        elif share and 0 < value < 1:
+            out[name] = _Wald(value, sd, math.log(value / (1 - value)), sd / (value * (1 - value)), _expit)
+        elif value > 0 and not share and name not in ("mean", *model.units.x_names):
+            out[name] = _Wald(value, sd, math.log(value), sd / value, math.exp)
         else:
-            forward, back = _same, _same
-        with np.errstate(all="ignore"):
-            slope = (forward(ups[name]) - forward(downs[name])) / 2e-4
-            se = math.sqrt(max(float(slope @ covariance @ slope), 0.0)) if np.isfinite(covariance).all() else math.nan
-            centre = float(forward(np.array(value)))
-            # where a log is known to no better than a factor of e, the curvature says nothing of the likelihood's ends
-            known = se < 1 or forward is _same
-            low, high = (float(back(centre + side * z * se)) if known else math.nan for side in (-1, 1))
-            plain = (ups[name] - downs[name]) / 2e-4
-            sd = math.sqrt(max(float(plain @ covariance @ plain), 0.0)) if np.isfinite(covariance).all() else math.nan
-        rows[name] = ParameterRow(value, sd, low, value, high)
-    return rows
-
-
-def _same(value: Array) -> Array:
-    return value
-
-
-def _logit(value: Array) -> Array:
-    return np.asarray(np.log(value) - np.log1p(-value))
+            out[name] = _Wald(value, sd, value, sd, _plain)
+    return out
 
 
 def _expit(value: float) -> float:
@@ -404,7 +436,9 @@ def known_population(units: Units, population: Distribution, threads: int) -> Fo
     if units.family == "normal" and isinstance(population, Normal):
         means, tau2 = np.array([[population.mu]]), np.array([population.sigma**2])
         shape = NormalShape(one, means[0], np.sqrt(tau2))
-        posterior = NormalPosterior(units.y, units.size**2, None, tau2, means, np.zeros((1, 1, 1)), one, threads=threads)
+        posterior = NormalPosterior(
+            units.y, units.size**2, None, tau2, means, np.zeros((1, 1, 1)), one, threads=threads
+        )
         kind = "normal"
     elif units.family == "binomial" and (found := _as_beta(population)) is not None:
         eta, log_size = np.array([math.log(found.a / found.b)]), np.array([math.log(found.a + found.b)])
@@ -465,7 +499,12 @@ def _as_component(population: StudentT | Cauchy | Uniform) -> Components:
         nu = population.nu if isinstance(population, StudentT) else 1.0
         kind, location, spread = STUDENT, population.mu, population.sigma
     return Components(
-        np.zeros(1, dtype=np.int64), np.ones(1), np.array([kind]), np.array([location]), np.array([spread]), np.array([nu])
+        np.zeros(1, dtype=np.int64),
+        np.ones(1),
+        np.array([kind]),
+        np.array([location]),
+        np.array([spread]),
+        np.array([nu]),
     )
 
 
@@ -476,8 +515,8 @@ def weighted_population(units: Units, kind: str, mode: float | None, threads: in
     rows = {name: ParameterRow(value, q50=value) for name, value in fit.parameters.items()}
     notes = (*units.notes, *([fit.note] if fit.note else ()))
     accuracy = PoolAccuracy(
-        "empirical_bayes", f"maximum marginal likelihood of the weights of {fit.components} components", max(fit.gap, 0.0),
-        1, 1, fit.gap < 1e-4, notes, time.perf_counter() - begin,
+        "empirical_bayes", f"maximum marginal likelihood of the weights of {fit.components} components",
+        max(fit.gap, 0.0), 1, 1, fit.gap < 1e-4, notes, time.perf_counter() - begin,
     )  # fmt: skip
     null: float | None = None
     if kind != "npmle":

@@ -120,9 +120,11 @@ def _request(
         if population == CONJUGATE[units.family]:
             population = "conjugate"
         else:
-            hint = names.get(str(population), None)
+            hint = names.get(str(population))
             told = f"It is the conjugate one of {'counts' if population == 'gamma' else 'events'}." if hint else None
-            raise ModelError(f"There is no population {population!r} here. {told or did_you_mean(str(population), POPULATIONS)}")
+            raise ModelError(
+                f"There is no population {population!r} here. {told or did_you_mean(str(population), POPULATIONS)}"
+            )
     kind = CONJUGATE[units.family] if population == "conjugate" else population
     if method == "fixed":
         raise ModelError("method='fixed' is for a population that is known; give it, as in population=pp.Normal(0, 1).")
@@ -155,7 +157,7 @@ def _known_request(
 
 
 def _hyperpriors(units: Units, kind: str, priors: Any) -> HyperPriors:
-    """The priors, where nulls are at 0 for estimates: point_normal, scale_mixture and unimodal have a known mean then."""
+    """The priors; nulls of estimates are at 0: point_normal, scale_mixture and unimodal have that mean, known."""
     defaults: dict[str, Any] = {}
     if kind in ("point_normal", "scale_mixture", "unimodal") and units.family == "normal" and units.X is None:
         defaults["mean"] = 0.0

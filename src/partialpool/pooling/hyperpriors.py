@@ -98,11 +98,11 @@ def read_priors(units: Units, kind: str, priors: Any, defaults: Mapping[str, Any
     asked = {name: value for name, value in given.items() if name not in known}
     slots = _slots(units, kind, asked, known)
     names = {slot.name for slot in slots}
-    for name in known:
-        if name not in names or name in ("sd", "relative_sd") or units.X is not None:
+    for name, value in known.items():
+        if name not in names or name in ("sd", "relative_sd") or units.X is not None or kind in RELATIVE:
             raise PriorError(
-                f"priors={{{name!r}: {known[name]:g}}} would fix a parameter that cannot be fixed here; give it a "
-                "distribution, or a whole population such as population=pp.Normal(0, 1)."
+                f"priors={{{name!r}: {value:g}}} would fix a parameter that cannot be fixed here; give it a "
+                "narrow distribution, or a whole population that is known, such as population=pp.Normal(0, 1)."
             )
     table = resolve_priors(asked, [slot for slot in slots if slot.name not in known])
     found = HyperPriors(table, known)
@@ -130,19 +130,27 @@ def _slots(units: Units, kind: str, asked: Mapping[str, Any], known: Mapping[str
                 slots.append(Slot(name, "intercept", ("mean",), location_prior(centre, spread), note))
             else:
                 width = float(np.std(column, ddof=1)) or 1.0
-                slots.append(Slot(name, "coefficient", ("beta",), Normal(0, rounded(2.5 * spread / width)), "2.5 / sd(x)"))
+                slots.append(
+                    Slot(name, "coefficient", ("beta",), Normal(0, rounded(2.5 * spread / width)), "2.5 / sd(x)")
+                )
     elif kind == "beta":
-        slots.append(Slot("mean", "family", (), Beta(1, 1), "any mean equally likely"))
+        slots.append(Slot("mean", "family", ("mu",), Beta(1, 1), "any mean equally likely"))
     elif kind == "gamma":
         rate = (float(units.y.sum()) + 0.5) / float(units.size.sum())
-        slots.append(Slot("mean", "family", (), Gamma(0.5, rounded(0.5 / rate)), "mean (sum y + 1/2) / sum exposure"))
+        slots.append(
+            Slot("mean", "family", ("mu",), Gamma(0.5, rounded(0.5 / rate)), "mean (sum y + 1/2) / sum exposure")
+        )
     else:
-        slots.append(Slot("mean", "coefficient", (), location_prior(centre, spread), note))
-    if kind in RELATIVE and "sd" not in asked and "sd" not in known:
+        slots.append(Slot("mean", "coefficient", ("mu",), location_prior(centre, spread), note))
+    if kind in RELATIVE and not {"sd", "tau"} & {*asked, *known}:
         default: Distribution = Uniform(0, 1) if kind == "beta" else HalfStudentT(3, 1)
         slots.append(Slot("relative_sd", "sd", (), default, f"sd in units of {RELATIVE[kind]}"))
     else:
-        slots.append(Slot("sd", "sd", (), spread_prior(spread), note and "2.5 sd(y)" if units.family == "normal" else "2.5"))
+        slots.append(
+            Slot(
+                "sd", "sd", ("tau",), spread_prior(spread), note and "2.5 sd(y)" if units.family == "normal" else "2.5"
+            )
+        )
     if kind == "student_t":
         slots.append(Slot("nu", "family", (), Gamma(2, 0.1), ""))
     if kind == "point_normal":
@@ -166,7 +174,7 @@ def _check_supports(priors: HyperPriors, kind: str) -> None:
     """A share, or the mean of a beta population, lies between 0 and 1."""
     for name in ("mean", "null_share"):
         within = name == "null_share" or kind == "beta"
-        if not within or name not in priors or name == "mean" and "Intercept" in priors:
+        if not within or name not in priors or (name == "mean" and "Intercept" in priors):
             continue
         low, high = priors[name].support
         if isinstance(priors[name], Flat) or (low >= 0 and high <= 1):
@@ -189,19 +197,18 @@ def refuse_improper(units: Units, kind: str, priors: HyperPriors) -> None:
     """Refuse priors under which these units leave the posterior improper.
 
     With a flat prior the likelihood alone has to fall off. In the normal model p(y | tau) falls as tau^-(J - p), p the
-    number of coefficients with flat priors, which is integrable over tau from J - p = 2 on (with two units and a flat tau, only a
-    proper prior of the mean would keep the posterior proper, and decide it: that is refused too); in the beta-binomial
-    model
-    with p(alpha, beta) = (alpha + beta)^(-5/2) one unit strictly between none and all is needed (Gelman et al., 2013,
-    exercise 5.7); for counts and events on a link scale units with all or no events say nothing about how far away
-    they lie.
+    number of coefficients with flat priors, which is integrable over tau from J - p = 2 on (with two units and a flat
+    tau, only a proper prior of the mean would keep the posterior proper, and decide it: that is refused too); in the
+    beta-binomial model with p(alpha, beta) = (alpha + beta)^(-5/2) one unit strictly between none and all is needed
+    (Gelman et al., 2013, exercise 5.7); for counts and events on a link scale units with all or no events say nothing
+    about how far away they lie.
     """
     n = units.n
     if priors.bda:
         if not np.any((units.y > 0) & (units.y < units.size)):
             raise PriorError(
-                "Under the hyperprior (alpha + beta)^(-5/2) these units leave an improper posterior: not one of them has "
-                "events in some of its trials but not in all. Leave priors= out for a proper default."
+                "Under the hyperprior (alpha + beta)^(-5/2) these units leave an improper posterior: not one of them "
+                "has events in some of its trials but not in all. Leave priors= out for a proper default."
             )
         return
     flat = [name for name, prior in priors.table.items() if isinstance(prior, Flat)]

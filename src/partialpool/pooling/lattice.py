@@ -3,10 +3,10 @@ r"""Adaptive quadrature over the few hyperparameters of a population: no samplin
 The density is evaluated on a lattice :math:`x = m + h L i`, :math:`i \in \mathbb{Z}^d`, with m the mode, L a factor of
 the inverse curvature there and h a step in standard deviations. On such a lattice the trapezoid rule converges faster
 than any power of h for a smooth density that vanishes at both ends (for a normal one the error is
-:math:`2 e^{-2 \pi^2 / h^2}`; Trefethen and Weideman, 2014, SIAM Review 56, 385-458). The lattice grows outwards from the
-mode, neighbour by neighbour, wherever the density still matters, so that it follows any shape: the long left tail of the
-log of a small sd, a banana. Its error is measured: half of the nodes (those with an even sum of indices) form a coarser
-lattice; what both say is compared, and the step is halved until they agree.
+:math:`2 e^{-2 \pi^2 / h^2}`; Trefethen and Weideman, 2014, SIAM Review 56, 385-458). The lattice grows outwards
+from the mode, neighbour by neighbour, wherever the density still matters, so that it follows any shape: the long left
+tail of the log of a small sd, a banana. Its error is measured: half of the nodes (those with an even sum of indices)
+form a coarser lattice; what both say is compared, and the step is halved until they agree.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ class Lattice:
         places = places[order]
         slope = np.cumsum(np.concatenate([weights / width, -weights / width])[order])[:-1]
         below = np.concatenate([[0.0], np.cumsum(np.maximum(slope, 0.0) * np.diff(places))])
-        return np.interp(np.atleast_1d(np.asarray(probabilities, dtype=float)), below / below[-1], places)
+        return np.asarray(np.interp(np.atleast_1d(np.asarray(probabilities, dtype=float)), below / below[-1], places))
 
     def _pieces(self, axis: int) -> tuple[Array, Array, Array]:
         """Short pieces of the lines along one axis: their ends (N, d) and (N, d), and their weights."""
         others = np.delete(self.index, axis, axis=1)
         lines, line_of = np.unique(others, axis=0, return_inverse=True)
-        first = int(self.index[:, axis].min()) 
+        first = int(self.index[:, axis].min())
         height = np.full((len(lines), int(self.index[:, axis].max()) + 1 - first), np.nan)
         height[np.ravel(line_of), self.index[:, axis] - first] = self.log_density - self.log_density.max()
         t = (np.arange(FINE) + 0.5) / FINE
@@ -213,7 +213,11 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budge
     tolerance = max(tolerance, 10 * ROUNDING * abs(peak.value))
     for number in range(HALVINGS + 1):
         lattice = _filled(log_density, peak, factor, step, drop)
-        if lattice.error <= tolerance or 2 ** len(factor) * len(lattice.nodes) > min(budget, MOST_NODES) or number == HALVINGS:
+        if (
+            lattice.error <= tolerance
+            or 2 ** len(factor) * len(lattice.nodes) > min(budget, MOST_NODES)
+            or number == HALVINGS
+        ):
             break
         step *= 0.5
     return lattice

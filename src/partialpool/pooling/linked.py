@@ -83,7 +83,9 @@ class NormalGridModel(NormalModel):
         total = self.sd_prior(x[:, -1])
         if self.known is None:
             total = total + (
-                self.coefficient_priors(x[:, :-1]) if self.units.X is not None else self.priors["mean"].log_density(x[:, 0])
+                self.coefficient_priors(x[:, :-1])
+                if self.units.X is not None
+                else self.priors["mean"].log_density(x[:, 0])
             )
         return np.asarray(total)
 

@@ -134,21 +134,23 @@ def unit_points(pooled: Pooled, count: int, rows: Ints) -> tuple[Array, Array]:
     # rounding must not leave a quantile beside the mass it lies on: a loss may ask whether theta > 0
     for place in places.tolist():
         values[np.abs(values - place) <= 1e-12 * (1.0 + abs(place))] = place
-    below, low = np.zeros(rows.size), -np.inf
+    below, low, missed = np.zeros(rows.size), -np.inf, np.zeros(rows.size)
     for place in [*places.tolist(), np.inf]:
         atom = np.asarray(pooled.posterior.atom(place, rows)) if place < np.inf else np.zeros(rows.size)
         reached = np.asarray(pooled.posterior.cdf(place, rows)) if place < np.inf else np.ones(rows.size)
-        _weigh(weights, (values > low) & (values < place), reached - atom - below)
-        _weigh(weights, values == place, atom)
+        missed = _weigh(weights, (values > low) & (values < place), reached - atom - below + missed)
+        missed = _weigh(weights, values == place, atom + missed)
         below, low = reached, place
     return values, weights / weights.sum(axis=0)
 
 
-def _weigh(weights: Array, where: NDArray[np.bool_], mass: Array) -> None:
-    """Scale the weights `where` so that those of each column add up to its mass, if there are any."""
+def _weigh(weights: Array, where: NDArray[np.bool_], mass: Array) -> Array:
+    """Scale the weights `where` so that those of each column add up to its mass; returns what had none to bear it."""
     total = (weights * where).sum(axis=0)
-    factor = np.divide(np.maximum(mass, 0.0), total, out=np.ones_like(total), where=total > 0)
+    mass = np.maximum(mass, 0.0)
+    factor = np.divide(mass, total, out=np.ones_like(total), where=total > 0)
     np.multiply(weights, factor, out=weights, where=where)
+    return np.where(total > 0, 0.0, mass)
 
 
 def posterior_points(pooled: Pooled, row: int, count: int) -> tuple[Array, Array]:

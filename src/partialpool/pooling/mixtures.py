@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from partialpool.algebra.mixture import mixture_summary
-from partialpool.pooling.posteriors import TABLE, UnitPosterior, over_parts
+from partialpool.pooling.posteriors import TABLE, InPieces, over_parts
 from partialpool.pooling.shapes import Components
 
 Array = NDArray[np.float64]
@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 SNAP = 3e-6
 
 
-class NormalMixturePosterior(UnitPosterior):
+class NormalMixturePosterior(InPieces):
     """See the module.
 
     Parameters
@@ -139,7 +139,11 @@ class NormalMixturePosterior(UnitPosterior):
                 rows, own = np.flatnonzero(nodes == k), self._own[k]
                 below = np.cumsum(weights[own], axis=0)
                 uniform = rng.random((rows.size, width)) * below[-1]
-                picked = (uniform[:, None, :] >= below[None, :-1, :]).sum(axis=1) if own.size > 1 else np.zeros_like(uniform, int)
+                picked = (
+                    (uniform[:, None, :] >= below[None, :-1, :]).sum(axis=1)
+                    if own.size > 1
+                    else np.zeros_like(uniform, int)
+                )
                 columns = np.arange(width)
                 z = rng.standard_normal((rows.size, width))
                 out[rows[:, None], at + columns] = means[own][picked, columns] + sds[own][picked, columns] * z

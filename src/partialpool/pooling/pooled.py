@@ -1,4 +1,4 @@
-"""What `pp.pool` returns: every unit's posterior, the population they come from, and the questions people ask of them."""
+"""What `pp.pool` returns: every unit's posterior, the population they come from, and the questions people ask."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class Pooled:
 
     @property
     def family(self) -> str:
-        """"normal", "binomial" or "poisson"."""
+        """What the data are: "normal", "binomial" or "poisson"."""
         return self.units.family
 
     @property
     def method(self) -> str:
-        """"bayes", "empirical_bayes" or "fixed"."""
+        """How it was done: "bayes", "empirical_bayes" or "fixed"."""
         return self.request.method
 
     @property
@@ -119,7 +119,7 @@ class Pooled:
 
     @property
     def log_marginal_likelihood(self) -> float:
-        """log p(data), everything integrated out (bayes) or at the estimate (empirical Bayes); nan under a flat prior."""
+        """log p(data), all integrated out (bayes) or at the estimate (empirical Bayes); nan under a flat prior."""
         return self.found.log_marginal_likelihood + self.log_constant
 
     @property
@@ -169,7 +169,7 @@ class Pooled:
 
     @cached_property
     def beside(self) -> Pooled | None:
-        """For empirical Bayes: full Bayes with the same priors, whose intervals stand beside; None where there is none."""
+        """For empirical Bayes: full Bayes with the same priors, whose intervals stand beside; else None."""
         from partialpool.pooling.fitting import WEIGHTED, fit_units
 
         if self.method != "empirical_bayes" or self.request.kind in WEIGHTED:
@@ -310,5 +310,3 @@ class Pooled:
         from partialpool.pooling.export import to_arviz
 
         return to_arviz(self, n_draws)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from partialpool.errors import ModelError, did_you_mean
 from partialpool.pooling.shapes import Marginal, Shape, marginal_of
+from partialpool.pooling.units import check_probability
 from partialpool.present.tables import summary_html, summary_text
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Population:
     family : of the units' data.
     rows : the parameters by name; `summary` is their table.
     shape : the distribution of theta in the population, averaged over its parameters.
+    at_mean : whether `shape` is that at the mean of covariates.
+    quantile_of : quantiles of a parameter, by its name; None where there are none.
     i2 : I^2, the share of the estimates' variance that is between units (normal family), with its quantiles.
 
     Examples
@@ -57,6 +60,7 @@ class Population:
     shape: Shape
     i2: ParameterRow | None = None
     at_mean: bool = field(default=False)
+    quantile_of: Callable[[str, Array], Array] | None = field(default=None)
 
     def summary(self) -> pandas.DataFrame:
         """The parameters: index `parameter`, columns mean sd q05 q50 q95.
@@ -91,6 +95,17 @@ class Population:
     def _repr_html_(self) -> str:
         return summary_html(self.summary())
 
+    def interval(self, name: str, probability: float = 0.9) -> tuple[float, float]:
+        """An interval of one parameter, equal tails; nan where its uncertainty is not known."""
+        check_probability(probability)
+        row = self[name]
+        if row.sd == 0:
+            return row.mean, row.mean
+        if self.quantile_of is None:
+            return math.nan, math.nan
+        low, high = self.quantile_of(name, np.array([(1 - probability) / 2, (1 + probability) / 2]))
+        return float(low), float(high)
+
     @property
     def mean(self) -> float:
         """Mean of theta in the population, on its natural scale."""
@@ -103,7 +118,7 @@ class Population:
 
     @property
     def tau(self) -> float:
-        """The sd between units: the parameter `sd` (posterior mean, or estimate); on the link scale where there is one."""
+        """The sd between units: the parameter `sd` (posterior mean, or estimate), on the link scale if there is one."""
         return self.rows["sd"].mean if "sd" in self.rows else self.sd
 
     @property
@@ -132,8 +147,7 @@ class Population:
 
     def prediction_interval(self, probability: float = 0.9) -> tuple[float, float]:
         """An interval that holds the theta of a new unit with this probability, equal tails."""
-        if not 0 < probability < 1:
-            raise ModelError(f"probability = {probability!r} is not possible; give a number between 0 and 1.")
+        check_probability(probability)
         low, high = self.shape.quantile([(1 - probability) / 2, (1 + probability) / 2])
         return float(low), float(high)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +39,54 @@ TABLE = np.array([0.05, 0.95])
 LARGE, PROBED, CLOSE = 200_000, 256, 1e-4
 
 
-class UnitPosterior(ABC):
-    """The posterior of all units' parameters theta, on their natural scale.
+class UnitPosterior(Protocol):
+    """The posterior of all units' parameters theta, on their natural scale, mixed over nodes of the hyperparameters."""
+
+    @property
+    def n_units(self) -> int:
+        """How many units there are, J."""
+        ...
+
+    @property
+    def node_weights(self) -> Array:
+        """Weights of the nodes, (K,); they sum to 1."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Cores that its methods use."""
+        ...
+
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and sd, (J,) each."""
+        ...
+
+    def quantiles(self, probabilities: Array, units: Ints | None = None) -> Array:
+        """(Q, J')."""
+        ...
+
+    def cdf(self, x: float | Array, units: Ints | None = None) -> Array:
+        """P(theta_j <= x), (J',); x is a number or (J',)."""
+        ...
+
+    def atom(self, x: float, units: Ints | None = None) -> Array:
+        """P(theta_j = x), (J',): 0 unless the population has a point mass there."""
+        ...
+
+    def draws(self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None) -> Array:
+        """One joint draw of the units for each node named, (n, J')."""
+        ...
+
+    def shrinkage(self) -> Array:
+        """The share of each unit's estimate that comes from the population, (J,), from 0 to 1."""
+        ...
+
+
+class InPieces:
+    """What the posteriors share that work through pieces of units.
 
     Attributes
     ----------
-    n_units : J; node_weights : (K,), of the nodes of the hyperparameters.
     quantile_error : the largest error measured in a quantile of the table, in posterior sds; 0 where exact.
     """
 
@@ -53,28 +95,8 @@ class UnitPosterior(ABC):
     threads: int = 1
     quantile_error: float = 0.0
 
-    @abstractmethod
-    def moments(self) -> tuple[Array, Array]:
-        """Mean and sd, (J,) each."""
-
-    @abstractmethod
-    def quantiles(self, probabilities: Array, units: Ints | None = None) -> Array:
-        """(Q, J')."""
-
-    @abstractmethod
-    def cdf(self, x: float | Array, units: Ints | None = None) -> Array:
-        """P(theta_j <= x), (J',); x is a number or (J',)."""
-
-    @abstractmethod
-    def draws(self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None) -> Array:
-        """One joint draw of the units for each node named, (n, J')."""
-
-    @abstractmethod
-    def shrinkage(self) -> Array:
-        """The share of each unit's estimate that comes from the population, (J,)."""
-
     def atom(self, x: float, units: Ints | None = None) -> Array:
-        """P(theta_j = x), (J',): 0 unless the population has a point mass there."""
+        """See `UnitPosterior`: there are no points."""
         return np.zeros(self.n_units if units is None else len(units))
 
     def pieces(self, units: Ints | None, width: int) -> Iterator[Ints | slice]:
@@ -99,7 +121,7 @@ class UnitPosterior(ABC):
         return np.unique(np.linspace(0, self.n_units - 1, PROBED).round().astype(np.int64))
 
 
-class NormalPosterior(UnitPosterior):
+class NormalPosterior(InPieces):
     """Normal posteriors around a regression whose coefficients are normal given each node.
 
     Parameters
@@ -127,8 +149,10 @@ class NormalPosterior(UnitPosterior):
             X = self.X[piece]
             location = self.means @ X.T
             spread = np.einsum("jp,kpq,jq->kj", X, self.covariance, X)
-        mean = y + share * (location - y)
-        return mean, share * self.tau2[:, None] + share * share * spread, share
+        # from the population's side, so that units are exactly alike where it has no spread
+        own = self.tau2[:, None] / (v + self.tau2[:, None])
+        mean = location + own * (y - location)
+        return mean, own * v + share * share * spread, share
 
     @cached_property
     def _table(self) -> tuple[Array, Array, float]:
@@ -205,15 +229,26 @@ class NormalPosterior(UnitPosterior):
         share = v / (v + tau2)
         out = rng.standard_normal((len(nodes), y.size))
         out *= np.sqrt(share * tau2)
-        out += y + share * (location - y)
+        out += location + tau2 / (v + tau2) * (y - location)
         return out
+
+    def atom(self, x: float, units: Ints | None = None) -> Array:
+        """See `UnitPosterior`: units lie on their mean where neither the population nor its mean has any spread."""
+        if (self.tau2 > 0).all():
+            return super().atom(x, units)
+
+        def work(part: slice) -> Array:
+            mean, variance, _ = self._given(part if units is None else units[part])
+            return np.asarray(self.node_weights @ ((variance == 0) & (mean == x)))
+
+        return over_parts(self, units, self.tau2.size, work)
 
     def shrinkage(self) -> Array:
         """See `UnitPosterior`."""
         return np.asarray(self._table[0][2])
 
 
-def over_parts(posterior: UnitPosterior, units: Ints | None, width: int, work: Callable[[Any], Array]) -> Array:
+def over_parts(posterior: InPieces, units: Ints | None, width: int, work: Callable[[Any], Array]) -> Array:
     """`gather` over positions within `units`."""
     count = posterior.n_units if units is None else len(units)
     size = max(1, BLOCK // max(width, 1))
@@ -224,7 +259,7 @@ def over_parts(posterior: UnitPosterior, units: Ints | None, width: int, work: C
     return np.concatenate([work(part) for part in parts]) if parts else np.empty(0)
 
 
-class _ConjugatePosterior(UnitPosterior):
+class _ConjugatePosterior(InPieces, ABC):
     """What beta and gamma posteriors share: two parameters a and b given each node, to which the data are added."""
 
     y: Array
@@ -366,7 +401,7 @@ class GammaPosterior(_ConjugatePosterior):
         return self.gather(None, self.node_weights.size, work)
 
 
-class DiscretePosterior(UnitPosterior):
+class DiscretePosterior(InPieces):
     """Posteriors over finitely many places: those of a non-parametric population.
 
     Parameters

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, betaln, bdtr, expit, gammainc, gammaln, logit, ndtr, pdtr, stdtr
+from scipy.special import bdtr, betainc, betaln, expit, gammainc, gammaln, logit, ndtr, pdtr, stdtr
 
 from partialpool.algebra.unitpass import component_integrals, legendre
 from partialpool.algebra.unitsums import beta_binomial_logs, negative_binomial_logs
@@ -98,7 +98,9 @@ class Shape(ABC):
         mean, sd = self.moments()
         if self.family == "normal":
             return mean, 4 * sd + 1e-12 * (abs(mean) + 1e-300)
-        centre = float(to_link(self.family, min(max(mean, 1e-300), 1 - 1e-16 if self.family == "binomial" else math.inf)))
+        centre = float(
+            to_link(self.family, min(max(mean, 1e-300), 1 - 1e-16 if self.family == "binomial" else math.inf))
+        )
         return centre, 8.0
 
     @cached_property
@@ -211,7 +213,12 @@ class GammaShape(Shape):
     def density(self, x: Array) -> Array:
         """See `Shape`."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            logs = (self.a - 1) * np.log(x)[:, None] - self.rate * x[:, None] + self.a * np.log(self.rate) - gammaln(self.a)
+            logs = (
+                (self.a - 1) * np.log(x)[:, None]
+                - self.rate * x[:, None]
+                + self.a * np.log(self.rate)
+                - gammaln(self.a)
+            )
             return np.asarray(np.nan_to_num(np.exp(logs), nan=0.0, posinf=0.0) @ self.weights)
 
     def cdf(self, x: Array) -> Array:
@@ -280,7 +287,9 @@ class ComponentShape(Shape):
         eta = to_link(self.family, x)[:, None]
         with np.errstate(all="ignore"):
             apart = eta - c.location
-            z = np.where(c.spread > 0, apart / c.spread, np.where(apart >= -1e-12 * np.abs(c.location), np.inf, -np.inf))
+            z = np.where(
+                c.spread > 0, apart / c.spread, np.where(apart >= -1e-12 * np.abs(c.location), np.inf, -np.inf)
+            )
             values = np.where(c.kind == UNIFORM, np.clip(0.5 * (z + 1), 0, 1), ndtr(z))
             student = c.kind == STUDENT
             if student.any():
@@ -292,7 +301,8 @@ class ComponentShape(Shape):
         """See `Shape`."""
         flat = (self.components.spread == 0) & (self.shares > 0)
         places, which = np.unique(self.components.location[flat], return_inverse=True)
-        return to_natural(self.family, places), np.bincount(which, self.shares[flat], minlength=places.size)
+        masses = np.bincount(which, self.shares[flat], minlength=places.size)
+        return to_natural(self.family, places), np.asarray(masses, dtype=float)
 
     def moments(self) -> tuple[float, float]:
         """See `Shape`; on the natural scale by quadrature over each component."""
@@ -328,7 +338,9 @@ class ComponentShape(Shape):
 
     def _extent(self) -> tuple[float, float]:
         c = self.components
-        return float(self.shares @ c.location), 4 * float(np.sqrt(self.shares @ c.spread**2)) + float(np.ptp(c.location)) + 1e-9
+        return float(self.shares @ c.location), 4 * float(np.sqrt(self.shares @ c.spread**2)) + float(
+            np.ptp(c.location)
+        ) + 1e-9
 
     def log_marginal(self, y: Array, size: Array) -> Array:
         """See `Shape`."""

@@ -4,8 +4,8 @@ Scale mixture (adaptive shrinkage; Stephens, 2017, Biostatistics 18, 275-294): n
 fixed geometric grid, from far below the standard errors to beyond the data, and a point at the mode. Unimodal: the same
 with uniforms, which can form any symmetric unimodal distribution. Non-parametric: any distribution at all (Kiefer and
 Wolfowitz, 1956), which the likelihood makes one of finitely many points. The weights maximise the marginal likelihood
-(with a few pseudo-units on a null that is known), a convex problem (`partialpool.pooling.simplex`), on the link scale of
-the family.
+(with a few pseudo-units on a null that is known), a convex problem (`partialpool.pooling.simplex`), on the link scale
+of the family.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Ints = NDArray[np.int64]
 RATIO = 2.0**0.5
 #: The mode is searched on so many units at most, evenly spaced.
 MODE_UNITS = 4_000
-#: Where the mode is a null that is known, its point counts so many units more: between a point and the narrowest normals
-#: the likelihood cannot choose, and false discoveries come from choosing the latter (Stephens, 2017).
+#: Where the mode is a null that is known, its point counts so many units more: between a point and the narrowest
+#: normals the likelihood cannot choose, and false discoveries come from choosing the latter (Stephens, 2017).
 PSEUDO_NULLS = 9.0
 #: Components of smaller weight are dropped from the answer.
 NEGLIGIBLE = 1e-10
@@ -153,7 +153,9 @@ def _find_mode(units: Units, kind: str, threads: int) -> float:
     def loss(mode: float) -> float:
         return -maximise_weights(_integrals(some, kind, mode, spreads, threads), tolerance=1e-6).log_likelihood
 
-    found = minimize_scalar(loss, bounds=(centre - reach, centre + reach), method="bounded", options={"xatol": 1e-3 * reach})
+    found = minimize_scalar(
+        loss, bounds=(centre - reach, centre + reach), method="bounded", options={"xatol": 1e-3 * reach}
+    )
     return float(found.x)
 
 
@@ -165,8 +167,8 @@ def _far_from(units: Units, mode: float) -> str:
     if same_side < 0.9:
         return ""
     return (
-        f"Nearly all units lie on one side of {mode:g}, around {centre:.4g}, and this population has its mode at {mode:g}. "
-        "To shrink towards a mode that is estimated give priors={'mean': 'estimate'}."
+        f"Nearly all units lie on one side of {mode:g}, where this population has its mode, around {centre:.4g}. To "
+        "shrink towards a mode that is estimated give priors={'mean': 'estimate'}."
     )
 
 

@@ -61,6 +61,8 @@ def funnel(pooled: Any, target: float | None, ax: Axes | None, figsize: tuple[fl
         f"Outside of the solid 99.8% limits: {int(beyond.sum()):,} of {units.n:,} units; "
         f"of the dashed ones too: {int(unusual.sum()):,}.",
     ]
+    if pooled.units.X is not None:
+        notes.append("Raw estimates are not adjusted for the covariates; the dashed limits are those at their mean.")
     if len(shown) < units.n:
         notes.append(f"{len(shown):,} units shown, evenly spaced by rank within each kind.")
     _legend(axes)

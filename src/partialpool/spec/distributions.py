@@ -273,7 +273,7 @@ class Exponential(_Positive):
         return np.asarray(rng.standard_exponential(size) / self.rate)
 
 
-def PC(upper: float, probability: float) -> Exponential:  # noqa: N802 - it stands where distributions stand
+def PC(upper: float, probability: float) -> Exponential:
     """The penalised-complexity prior of an sd: exponential, with P(sd > `upper`) = `probability`.
 
     Simpson, Rue, Riebler, Martins and Sorbye (2017), Statistical Science 32, 1-28.

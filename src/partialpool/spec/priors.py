@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "LKJ", "PC", "Beta", "Cauchy", "Distribution", "Exponential", "Flat", "Gamma", "HalfCauchy", "HalfNormal", "HalfStudentT",
-    "InverseGamma", "Normal", "PriorTable", "Slot", "StudentT", "Uniform", "distribution_from_json",
+    "LKJ", "PC", "Beta", "Cauchy", "Distribution", "Exponential", "Flat", "Gamma", "HalfCauchy", "HalfNormal",
+    "HalfStudentT", "InverseGamma", "Normal", "PriorTable", "Slot", "StudentT", "Uniform", "distribution_from_json",
     "distribution_to_json", "parse_distribution", "resolve_priors",
 ]  # fmt: skip
 
@@ -419,8 +419,8 @@ def parse_distribution(text: str) -> Distribution:
     StudentT(nu=3.0, mu=0.0, sigma=2.5)
     """
     mend = "write it as, for example, 'Normal(0, 5)'."
-    name, parenthesis, rest = text.strip().partition("(")
-    spelled = name.replace("-", "_") + parenthesis + rest  # half-cauchy(1)
+    stem, parenthesis, rest = text.strip().partition("(")
+    spelled = stem.replace("-", "_") + parenthesis + rest  # half-cauchy(1)
     try:
         node = ast.parse(spelled, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
