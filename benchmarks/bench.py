@@ -3,8 +3,8 @@
     python -m benchmarks                    everything, several runs each (an hour)
     python -m benchmarks --quick            fewer runs, smaller sizes
     python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, cbpp, verbagg,
-                                            grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass, pool_million,
-                                            pool_shrinkage, pool_npmle, pool_small, peers
+                                            grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass,
+                                            pool_million, pool_shrinkage, pool_npmle, pool_small, peers
 
 Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. What --only leaves out is kept from
 earlier runs on the same machine.

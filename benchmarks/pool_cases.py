@@ -136,8 +136,8 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def pool_small(name: str, path: str, calls: int = 30) -> dict[str, Any]:
-    """Milliseconds of pool and table, full Bayes, of a data frame in memory: the first call, and the median of others."""
+def pool_small(which: str, path: str, calls: int = 30) -> dict[str, Any]:
+    """Milliseconds of pool and table, full Bayes, of a data frame in memory: the first call, the median of others."""
     import statistics
 
     import pandas
@@ -146,7 +146,7 @@ def pool_small(name: str, path: str, calls: int = 30) -> dict[str, Any]:
     from benchmarks.cases import timed
 
     data = pandas.read_csv(path)
-    arguments = dict(SMALL[name][1])
+    arguments = dict(SMALL[which][1])
     values = arguments.pop("values")
 
     def once() -> Any:

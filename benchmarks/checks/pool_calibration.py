@@ -1,11 +1,12 @@
 """Simulation-based calibration of `pp.pool`: true values, drawn from the prior, have uniform places in the posterior.
 
-The statistics and the judgement are those of `calibration`. Data are simulated here, from the priors as stated, and not
-by the package. 12 units; standard errors, trials and exposures are drawn once and vary (`SIZES`). theta is a unit's mean,
+The statistics and the judgement are those of `calibration`. Data are simulated here, from the priors as stated, and
+not by the package. 12 units, whose standard errors, trials and exposures vary (`SIZES`). theta is a unit's mean,
 probability or rate, eta its logit or log:
 
 normal        theta ~ N(mean, sd^2): mean ~ Normal(0, 1), sd ~ HalfNormal(1)
-beta          theta ~ beta of that mean and sd: mean ~ Beta(2, 3), sd ~ HalfNormal(0.2), redrawn until sd^2 < mean (1 - mean)
+beta          theta ~ beta of that mean and sd: mean ~ Beta(2, 3), sd ~ HalfNormal(0.2), both drawn again until
+              sd^2 < mean (1 - mean)
 beta, relative sd    mean ~ Beta(2, 3), sd / sqrt(mean (1 - mean)) ~ Beta(2, 4)
 gamma         theta ~ gamma of that mean and sd: mean ~ Gamma(3, rate 2), sd ~ HalfNormal(1)
 binomial, normal     eta ~ N(mean, sd^2): mean ~ Normal(-1, 1), sd ~ HalfNormal(1)
@@ -13,10 +14,11 @@ Poisson, normal      the same with mean ~ Normal(0.5, 0.7), sd ~ HalfNormal(0.7)
 student_t     theta ~ mean + sd t(nu): mean ~ Normal(0, 1), sd ~ HalfNormal(1), nu ~ Gamma(2, rate 0.1)
 point_normal  theta = 0 with probability null_share, else N(0, sd^2): sd ~ HalfNormal(3), null_share ~ Beta(1, 1)
 
-A unit's place is P(theta < true value) by `Pooled.posterior.cdf`, even within the point mass where the true value is it; a
-hyperparameter's is found among the 255 quantiles of its posterior, as `Pooled.summary` computes those it shows. Places are
-told as ranks among 255, so that the figures compare with the other calibrations. The spoiled version moves every quantile
-of a posterior to its mean by the factor 0.9, but for the point mass.
+A unit's place is P(theta < true value) by `Pooled.posterior.cdf`, at random within the point mass where the true value
+is it; a hyperparameter's is found among the 255 quantiles of its posterior, computed as `Pooled.summary` computes those
+it shows. Places are told as ranks among 255, so that the figures compare with the other calibrations. The spoiled
+version moves every quantile of a posterior to its mean by the factor 0.9 (for positive hyperparameters on the log
+scale), but for the point mass.
 """
 
 from __future__ import annotations
@@ -226,9 +228,9 @@ def run(
     out = Outcome("simulation-based calibration of pooled units", True, data={"seed": seed, "replicates": replicates})
     out.lines.append(
         f"{replicates:,} replicates of each population, {UNITS} units, method='bayes', seed {seed}; places of the true "
-        f"values among {RANKED} quantiles, {BINS} bins. Asked: smallest p times the number of parameters > {THRESHOLD}, "
-        f"for both statistics. `spoiled` is the same with every posterior narrowed to its mean by a factor of {SPOILED}: "
-        "it has to fail. Populations and priors: `benchmarks/checks/pool_calibration.py`."
+        f"values among {RANKED} quantiles, {BINS} bins. Asked: smallest p times the number of parameters > "
+        f"{THRESHOLD}, for both statistics. `spoiled` is the same with every posterior narrowed to its mean by a "
+        f"factor of {SPOILED}: it has to fail. Populations and priors: `benchmarks/checks/pool_calibration.py`."
     )
     histograms = {}
     with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -83,9 +83,9 @@ def run(replicates: int = REPLICATES, seed: int = SEED, workers: int | None = No
     tau, covered = values[:, 0], values[:, 1 : 1 + len(INTERVALS)]
     widths = values[:, 1 + len(INTERVALS) : -1]
     out.lines.append(
-        f"{replicates:,} simulations of {UNITS} units, se 1, mean 0, tau from HalfCauchy(1), seed {seed}; priors of the "
-        f"fits: flat on the mean, HalfCauchy(1) on tau. Asked: full Bayes within {LOW} and {HIGH}. Fits that did not "
-        f"trust themselves: {untrusted}."
+        f"{replicates:,} simulations of {UNITS} units, se 1, mean 0, tau from HalfCauchy(1), seed {seed}; priors of "
+        f"the fits: flat on the mean, HalfCauchy(1) on tau. Asked: full Bayes within {LOW} and {HIGH}. Fits that did "
+        f"not trust themselves: {untrusted}."
     )
     bands = {"tau below 0.5": tau < 0.5, "0.5 to 2": (tau >= 0.5) & (tau < 2), "above 2": tau >= 2}
     rows = []

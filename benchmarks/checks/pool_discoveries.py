@@ -74,8 +74,8 @@ def run(replicates: int = REPLICATES, seed: int = SEED, models: list[str] | None
                 met = "yes" if good else "**no**"
                 if not good:
                     out.fail(
-                        f"{null_share:.0%} null, {name}: false discovery proportion {share:.4f} (asked {LOW} to {HIGH}), "
-                        f"power {relative:.4f} of the oracle's (asked {POWER})"
+                        f"{null_share:.0%} null, {name}: false discovery proportion {share:.4f} (asked {LOW} to "
+                        f"{HIGH}), power {relative:.4f} of the oracle's (asked {POWER})"
                     )
             took = f"{1000 * float(np.median(seconds[name])):.0f}" if name in seconds else ""
             rows.append([f"{null_share:.0%}", name, f"{share:.4f}", f"{error:.4f}", f"{np.mean(power[name]):.4f}",

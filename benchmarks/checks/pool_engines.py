@@ -71,9 +71,9 @@ def cases() -> dict[str, Case]:
 def run(models: list[str] | None = None, **_: Any) -> Outcome:
     out = Outcome("pooling against regression and posteriordb", True)
     out.lines += [
-        f"`pp.pool` by quadrature against `pp.fit` with draws={FITS['draws']:,}, ess={FITS['ess']:,}, seed {SEED}, and the "
-        f"same priors: mean and sd of the population and every unit's own parameter, on its natural scale. Asked: means "
-        f"within {ERRORS:g} Monte Carlo standard errors of the fit, sds within {SD_WITHIN:.0%}.",
+        f"`pp.pool` by quadrature against `pp.fit` with draws={FITS['draws']:,}, ess={FITS['ess']:,}, seed {SEED}, and "
+        "the same priors: mean and sd of the population and every unit's own parameter, on its natural scale. Asked: "
+        f"means within {ERRORS:g} Monte Carlo standard errors of the fit, sds within {SD_WITHIN:.0%}.",
         "",
     ]
     rows = []
@@ -81,8 +81,8 @@ def run(models: list[str] | None = None, **_: Any) -> Outcome:
         if models is None or name in models:
             rows.append(_compare(out, name, case))
             print("  " + ", ".join(rows[-1]), file=sys.stderr, flush=True)
-    head = ["units", "quantities", "worst mean", "worst sd ratio", "engine of the fit", "its smallest ESS", "nodes of pool",
-            "met"]  # fmt: skip
+    head = ["units", "quantities", "worst mean", "worst sd ratio", "engine of the fit", "its smallest ESS",
+            "nodes of pool", "met"]  # fmt: skip
     out.lines += table(head, rows)
     _schools(out)
     return out
@@ -110,9 +110,8 @@ def _compare(out: Outcome, name: str, case: Case) -> list[str]:
     independent = min(len(draws), smallest)
     for k, label in enumerate(labels):
         sd = float(draws[:, k].std())
-        pairs.append(
-            (f"unit {label}", units["mean"][k], units["sd"][k], float(draws[:, k].mean()), sd, sd / math.sqrt(independent))
-        )
+        error = sd / math.sqrt(independent)
+        pairs.append((f"unit {label}", units["mean"][k], units["sd"][k], float(draws[:, k].mean()), sd, error))
     worst, ratio = 0.0, 1.0
     for quantity, mean, sd, their_mean, their_sd, error in pairs:
         z, share = (mean - their_mean) / error, sd / their_sd
@@ -156,8 +155,8 @@ def _schools(out: Outcome) -> None:
         rows.append([parameter, *figures, "yes" if met else "**no**"])
     out.lines += [
         "",
-        f"Eight schools under posteriordb's priors, mean ~ Normal(0, 5), tau ~ HalfCauchy(5): deviations in the reference's "
-        f"sds, asked within {REFERENCE_WITHIN}, sds within {SD_WITHIN:.0%}.",
+        f"Eight schools under posteriordb's priors, mean ~ Normal(0, 5), tau ~ HalfCauchy(5): deviations in the "
+        f"reference's sds, asked within {REFERENCE_WITHIN}, sds within {SD_WITHIN:.0%}.",
         "",
         *table(["parameter", "mean", "sd ratio", "5%", "95%", "met"], rows),
     ]

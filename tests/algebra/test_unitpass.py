@@ -34,7 +34,9 @@ def log_component(kind, m, s, nu, eta):
 
 def reference(family, y, size, kind, m, s, nu):
     """Log integral, mean and variance of eta, mean of theta and theta^2, on some thousand panels."""
-    reach = s if kind == UNIFORM else 1e10 * s
+    # without a bound by the likelihood, a Student-t distribution has mass very far out
+    endless = kind == STUDENT and family > 0 and (y == 0 or (family == 1 and y == size))
+    reach = s if kind == UNIFORM else 2.0**450 * s if endless else 1e10 * s
     low, high = m - reach, m + reach
     places = [(m, s), (y, size)] if family == 0 else [(m, s)]
     if family == 1:
@@ -44,7 +46,11 @@ def reference(family, y, size, kind, m, s, nu):
     if family == 2:
         places.append((math.log((y + 0.5) / size), 1 / math.sqrt(y + 0.5)))
     near = [centre + scale * np.arange(-40, 40.25, 0.25) for centre, scale in places]
-    far = [centre + sign * scale * 2.0 ** np.arange(-30, 60) for centre, scale in places for sign in (-1, 1)]
+    far = [
+        centre + sign * scale * 2.0 ** np.arange(-30, 450 if endless else 60)
+        for centre, scale in places
+        for sign in (-1, 1)
+    ]
     ends = [end + sign * s * 2.0 ** -np.arange(0, 40.0) for end, sign in ((m - s, 1), (m + s, -1))]
     if family and kind != UNIFORM:  # between the likelihood and the component, where they disagree
         ends.append(np.linspace(places[0][0], places[1][0], 8000))
@@ -70,9 +76,15 @@ def check(family, y, size, kind, m, s, nu, tolerance=1e-9):
     moments = [float(part[0, 0]) for part in component_moments(*arguments)]
     assert abs(moments[0] - value) < tolerance * scale
     sd = math.sqrt(expected[2])
+    if math.isinf(moments[2]):  # said of no others
+        assert kind == STUDENT and nu <= 2 and family and (y == 0 or (family == 1 and y == size))
+        sd, expected = s + abs(expected[1] - m), (*expected[:2], math.inf, *expected[3:])
+        if nu <= 1:
+            assert moments[1] == (math.inf if family == 1 and y == size else -math.inf)
     rounding = 4 * np.spacing(abs(expected[1]))  # a steep likelihood at the end of an interval: sd near the last digit
-    assert abs(moments[1] - expected[1]) < 1e-7 * sd + rounding, arguments
-    assert moments[2] == pytest.approx(expected[2], rel=1e-6), arguments
+    if math.isfinite(moments[1]):
+        assert abs(moments[1] - expected[1]) < 1e-7 * sd + rounding, arguments
+    assert moments[2] == pytest.approx(expected[2], rel=1e-7 if kind == STUDENT else 1e-6), arguments
     assert moments[3] == pytest.approx(expected[3], rel=1e-8, abs=1e-8 * sd if family == 0 else 0.0), arguments
     assert moments[4] == pytest.approx(expected[4], rel=1e-7, abs=1e-8 * sd if family == 0 else 0.0), arguments
 
@@ -107,6 +119,35 @@ def test_poisson(y, size):
 def test_student_t(family, y, size):
     for m, s, nu in itertools.product((-8.0, -1.0), (0.1, 1.0), (3, 4, 100)):
         check(family, y, size, STUDENT, m, s, nu, tolerance=1e-8)
+
+
+STUDENT_CASES = [
+    # y of 0, all, few and many; components narrow, wide, far off; from the heaviest tails to nearly normal ones
+    (1, 0, 1), (1, 1, 1), (1, 0, 1e6), (1, 3, 20), (1, 1_000_000, 1e6), (1, 250_000, 1e6), (2, 0, 1e-3), (2, 0, 1e6),
+    (2, 4, 1.0), (2, 1e5, 1e6), (0, 0.3, 1.0), (0, 25.0, 1.0), (0, 4.0, 0.01),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("nu", [0.3, 1.2, 2.5, 1e4])
+@pytest.mark.parametrize(("family", "y", "size"), STUDENT_CASES)
+def test_student_t_of_any_tail(family, y, size, nu):
+    for m, s in ((-8.0, 1e-4), (0.5, 0.1), (2.0, 10.0)):
+        check(family, y, size, STUDENT, m, s, nu, tolerance=1e-8)
+
+
+@pytest.mark.parametrize(("s", "nu"), [*itertools.product((1e-4, 0.3, 10.0), (0.3, 1.2, 4.5, 60.0)), (0.3, 1e4)])
+def test_student_t_below_a_cliff(s, nu):
+    # E of the distribution function at the cliff, a Gumbel variable: on panels that meet at the component
+    for size, m in ((1e-3, -8.0), (1.0, 0.0), (1e5, 1.0)):
+        value = component_integrals(2, [0.0], [size], [STUDENT], [m], [s], [nu])[0, 0]
+        component = m + math.log(size)
+        near = [component + sign * s * 1.4 ** np.arange(-30.0, 60.0) for sign in (-1, 1)]
+        b = np.unique(np.clip(np.concatenate([*near, np.arange(-45.0, 6.5, 0.25)]), -45.0, 6.0))
+        half = 0.5 * np.diff(b)
+        g = 0.5 * (b[1:] + b[:-1])[:, None] + half[:, None] * X
+        below = stats.t.cdf(g - component, nu, 0.0, s)
+        expected = np.log((np.exp(g - np.exp(g)) * below * half[:, None] * W).sum())
+        assert abs(value - expected) < 1e-8
 
 
 def test_infinite_moments_are_said():

@@ -24,6 +24,13 @@ from partialpool.algebra.special import (
 NORMAL_DATA, BINOMIAL, POISSON = 0, 1, 2
 #: Displacements up to this take series that cancel nothing.
 NEAR = 0.35
+#: What lies this far, on the log scale, below the peak is left out.
+DROP = 25.0
+#: Where the expected count is below this, the likelihood of no events is flat.
+FLAT = 1e-13
+
+#: What a pass writes for one unit and component: log integral, mean and variance of eta, mean of theta and theta^2.
+VALUES, ALL = 1, 5
 
 
 @helper
@@ -218,3 +225,28 @@ def log_normal_interval(low, high):
         return math.log(0.5 * (math.erf(high * SQRT_HALF) - math.erf(low * SQRT_HALF)))
     above, below = normal_tail(high)[0], normal_tail(low)[0]
     return above + math.log(-math.expm1(below - above))
+
+
+@helper
+def end_of_likelihood(family, y, size, place, height, at, top, direction, first_step, end):
+    """Where, from `at` in a direction, the likelihood has become negligible; no farther than `end`."""
+    inside, outside = 0.0, first_step
+    farthest = abs(end - at)
+    while True:
+        if outside >= farthest:
+            if inside >= 0.8 * farthest:
+                return end
+            outside = farthest
+        if log_likelihood(family, y, size, place, height, at + direction * outside) - top < -DROP:
+            break
+        if outside >= farthest:
+            return end
+        inside = outside
+        outside *= 2.0
+    for _ in range(3):
+        middle = 0.5 * (inside + outside)
+        if log_likelihood(family, y, size, place, height, at + direction * middle) - top < -DROP:
+            outside = middle
+        else:
+            inside = middle
+    return at + direction * outside

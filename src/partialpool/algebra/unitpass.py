@@ -10,8 +10,7 @@ interval on which eta is uniform, or a Student-t distribution.
 Normal data and normal components have closed forms. Else, with a normal component, the integrand is log-concave and
 analytic, and the trapezoid rule around its mode converges exponentially (Trefethen and Weideman, 2014): for
 y = 0, where it is a cliff in front of a wide plain, just as for a nearly normal one. A uniform component
-takes panels of Gauss-Legendre nodes. A Student-t distribution is a mixture of normal ones over the log of their
-precision, by the trapezoid rule, whose step is halved until the sum stays.
+takes panels of Gauss-Legendre nodes, and so does a Student-t distribution (`algebra.unitstudent`).
 
 A unit with more events than failures is reflected: y is at most half the trials here.
 """
@@ -32,15 +31,18 @@ from partialpool.algebra.jit import helper, kernel
 from partialpool.algebra.special import (
     HALF_LOG_TWO_PI,
     LARGEST_EXPONENT,
-    expm1_minus,
     softplus,
-    stirling_rest,
 )
 from partialpool.algebra.unitlikelihood import (
+    ALL,
     BINOMIAL,
+    DROP,
+    FLAT,
     NEAR,
     NORMAL_DATA,
     POISSON,
+    VALUES,
+    end_of_likelihood,
     log_likelihood,
     log_normal_interval,
     natural,
@@ -49,6 +51,7 @@ from partialpool.algebra.unitlikelihood import (
     slope,
     unit_peak,
 )
+from partialpool.algebra.unitstudent import student_constant, student_component
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -59,19 +62,10 @@ NORMAL, UNIFORM, STUDENT_T = 0, 1, 2
 PANEL = 16
 #: Steps of the trapezoid rule: share of the standard deviation at the mode; at most, on the link scale (a cliff has 1).
 SHARE, WIDEST = 0.6, 0.35
-#: What lies this far, on the log scale, below the peak is left out.
-DROP = 25.0
-#: Where the expected count is below this, the likelihood of no events is flat.
-FLAT = 1e-13
-#: Steps over the log of a Student-t distribution's precision, halved while that changes the log of the sum by more.
-STUDENT_SHARE, STUDENT_WIDEST, STUDENT_CHANGE = 0.8, 0.5, 1e-5
 #: A Student-t distribution of more degrees of freedom is normal.
 NORMAL_FROM = 1e6
 #: A spread below this is a point.
 POINT = 1e-100
-
-#: What a pass writes for one unit and component: log integral, mean and variance of eta, mean of theta and theta^2.
-VALUES, ALL = 1, 5
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -201,31 +195,6 @@ def normal_component(family, want, y, size, place, height, location, spread, d, 
 
 
 @helper
-def end_of_likelihood(family, y, size, place, height, at, top, direction, first_step, end):
-    """Where, from `at` in a direction, the likelihood has become negligible; no farther than `end`."""
-    inside, outside = 0.0, first_step
-    farthest = abs(end - at)
-    while True:
-        if outside >= farthest:
-            if inside >= 0.8 * farthest:
-                return end
-            outside = farthest
-        if log_likelihood(family, y, size, place, height, at + direction * outside) - top < -DROP:
-            break
-        if outside >= farthest:
-            return end
-        inside = outside
-        outside *= 2.0
-    for _ in range(3):
-        middle = 0.5 * (inside + outside)
-        if log_likelihood(family, y, size, place, height, at + direction * middle) - top < -DROP:
-            outside = middle
-        else:
-            inside = middle
-    return at + direction * outside
-
-
-@helper
 def uniform_component(
     family, want, y, size, place, height, location, spread, x, weights, d, out, work, sums, result
 ):  # fmt: skip
@@ -288,112 +257,6 @@ def uniform_component(
     finish(want, at, top + math.log(half / (2.0 * spread)), sums, result)
 
 
-@helper
-def student_node(
-    family, want, y, size, place, height, location, spread, a, u, d, out, work, rates, sums, result, centre,
-    reference, totals,
-):  # fmt: skip
-    """Add the normal component of log precision u to the totals, relative to `reference`; returns its log."""
-    normal_component(
-        family, want, y, size, place, height, location, spread * math.exp(-0.5 * u), d, out, work, rates, sums, result
-    )
-    own = result[0] - a * expm1_minus(u)
-    weight = math.exp(min(own - reference, LARGEST_EXPONENT))
-    totals[0] += weight
-    if want == ALL:
-        totals[1] += weight * (result[1] - centre)
-        totals[2] += weight * (result[2] + (result[1] - centre) * (result[1] - centre))
-        totals[3] += weight * result[3]
-        totals[4] += weight * result[4]
-    return own
-
-
-@helper
-def student_component(
-    family, want, y, size, place, height, location, spread, nu, d, out, work, rates, sums, totals, result
-):  # fmt: skip
-    """A Student-t component: normal ones over the log of their precision, u, by the trapezoid rule.
-
-    How far out: the likelihood is at most its peak, and at most its area (in eta) times the height of the component.
-    """
-    a = 0.5 * nu
-    step = min(STUDENT_SHARE * math.sqrt(2.0 / (nu + 1.0)), STUDENT_WIDEST)
-    area, widest = math.inf, math.inf  # of the likelihood: log of its area, and of its variance at most
-    if family == NORMAL_DATA:
-        area, widest = 0.0, 2.0 * math.log(size)
-    elif y > 0.0:
-        area, widest = -math.log(y), math.log(4.0 / y + 4.0 / (y * y))
-        if family == BINOMIAL:
-            area += math.log(size / (size - y))
-    endless = area == math.inf
-    area -= math.log(spread) + HALF_LOG_TWO_PI
-    # Moments of eta have the component's own tail, 1 / lambda, as far as the likelihood lets them
-    excess = max(widest - 2.0 * math.log(spread), 0.0) if want == ALL else 0.0
-    if endless and nu <= 2.0:
-        excess = 0.0
-    for k in range(5):
-        totals[k] = 0.0
-    best = student_node(
-        family, want, y, size, place, height, location, spread, a, 0.0, d, out, work, rates, sums, result, 0.0,
-        -math.inf, totals,
-    )  # fmt: skip
-    for k in range(5):
-        totals[k] = 0.0
-    reference, centre = best, result[1] if want == ALL else 0.0
-    left = 0
-    while True:  # how far to the left, looking at each third node; the highest is the reference of the sums
-        left += 3
-        u = -step * left
-        if -a * expm1_minus(u) + min(-u, excess) + min(height, area + 0.5 * u) < best - DROP or left > 4000:
-            break
-        normal_component(
-            family, VALUES, y, size, place, height, location, spread * math.exp(-0.5 * u), d, out, work, rates, sums,
-            result,
-        )  # fmt: skip
-        reference = max(reference, result[0] - a * expm1_minus(u))
-        best = max(best, reference)
-    right = 0
-    while True:
-        right += 1
-        u = step * right
-        if -a * expm1_minus(u) + min(height, area + 0.5 * u) < best - DROP:
-            break
-    for k in range(-left + left % 2, right + 1, 2):
-        student_node(
-            family, want, y, size, place, height, location, spread, a, step * k, d, out, work, rates, sums, result,
-            centre, reference, totals,
-        )  # fmt: skip
-    step *= 2.0
-    for _ in range(8):
-        # Nodes between those taken: the step is halved, and the error squared
-        before = totals[0] * step
-        step *= 0.5
-        first = -left + 1 - left % 2
-        for k in range(first, right + 1, 2):
-            student_node(
-                family, want, y, size, place, height, location, spread, a, step * k, d, out, work, rates, sums,
-                result, centre, reference, totals,
-            )  # fmt: skip
-        if abs(math.log(totals[0] * step / before)) < STUDENT_CHANGE:
-            break
-        left *= 2
-        right *= 2
-    log_a = math.log(a)
-    constant = 0.5 * log_a - HALF_LOG_TWO_PI - stirling_rest(a, log_a)[0]
-    result[0] = reference + constant + math.log(totals[0] * step)
-    if want == ALL:
-        shift = totals[1] / totals[0]
-        result[1] = centre + shift
-        result[2] = max(totals[2] / totals[0] - shift * shift, 0.0)
-        result[3] = totals[3] / totals[0]
-        result[4] = totals[4] / totals[0]
-        if endless:
-            if nu <= 2.0:
-                result[2] = math.inf
-            if nu <= 1.0:
-                result[1] = -math.inf
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # All units and components
 # --------------------------------------------------------------------------------------------------------------------
@@ -431,9 +294,11 @@ def fill_components(
         place[j], height[j] = unit_peak(family, less[j], size[j])
     lanes = x.shape[0]  # not a constant: the compiler would unroll the loops over nodes before it sees vectors
     d, values, work = np.empty(lanes), np.empty(lanes), np.empty(lanes)
-    sums, totals, result, rates = np.empty(5), np.empty(5), np.empty(5), np.empty(lanes)
+    sums, result, rates = np.empty(5), np.empty(5), np.empty(lanes)
     for c in range(kind.shape[0]):
-        s = spread[c]
+        s, constant = spread[c], 0.0
+        if kind[c] == STUDENT_T and s > POINT:
+            constant = student_constant(s, nu[c])
         for j in range(units):
             m = -location[c, j] if reflected[j] else location[c, j]
             if not s > POINT:
@@ -449,8 +314,8 @@ def fill_components(
                 )
             else:
                 student_component(
-                    family, want, less[j], size[j], place[j], height[j], m, s, nu[c], d, values, work, rates, sums,
-                    totals, result,
+                    family, want, less[j], size[j], place[j], height[j], m, s, nu[c], constant, x, weights, d, values,
+                    work, sums, result,
                 )  # fmt: skip
             if want == ALL and reflected[j]:
                 result[1] = -result[1]

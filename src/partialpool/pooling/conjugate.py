@@ -160,7 +160,7 @@ class NormalModel(PopulationModel):
         self.profile = self.likelihood_alone = profile
         self.X = np.ones((units.n, 1)) if units.X is None else np.ascontiguousarray(units.X)
         self.names = ("mean",) if units.X is None else units.x_names
-        self.shift = 0.0 if units.X is not None else float(np.average(units.y, weights=1 / units.size**2))
+        self.shift = float(np.average(units.y, weights=1 / units.size**2))  # so that squares lose no digits
         self.y = np.ascontiguousarray(units.y - self.shift)
         self.variance = np.ascontiguousarray(units.size**2)
         total = max(float(np.var(units.y)), 0.0)

@@ -153,7 +153,7 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     if model.d <= MOST_ON_LATTICE:
         thorough = model.d <= 2 and model.cost * 10**model.d < CHEAP and units.n < LARGE
         peak = _peak(model, density)
-        explored = explore(density, peak, thorough=thorough, budget=MOST_WORK // model.cost)
+        explored = explore(density, peak, thorough=thorough, budget=MOST_WORK // max(1, model.cost))
         reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
         trusted = explored.error < 0.02
     else:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from partialpool.algebra.unitgrid import CDF, DRAWS, NODES, QUANTILES, grid_pass
 from partialpool.algebra.unitlikelihood import BINOMIAL, NORMAL_DATA
-from partialpool.algebra.unitpass import POINT, UNIFORM, component_moments, legendre
+from partialpool.algebra.unitpass import POINT, component_moments, legendre
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -74,7 +74,8 @@ class GridPosterior:
     kind, location, spread, nu : arrays (C,)
         As for `algebra.unitpass.component_integrals`; location may be (C, J).
     population_variance : array (K,), optional
-        Variance of eta in the population given the node, for `shrinkage`; by default that of its components.
+        Variance of eta in the population given the node, for `shrinkage`, which compares the posterior's with it;
+        without it, `shrinkage` compares the posterior's with the unit's own information.
     threads : int
         No result depends on their number.
 
@@ -189,28 +190,28 @@ class GridPosterior:
             mean[rows] = (omega * part.theta).sum(axis=0)
             within = np.maximum(part.square - part.theta**2, 0.0)
             sd[rows] = np.sqrt((omega * (within + (part.theta - mean[rows]) ** 2)).sum(axis=0))
-            shrinkage[rows] = self.node_weights @ self._shrinkage_of_nodes(part)
+            shrinkage[rows] = self._shrinkage_of(part, mean[rows])
         return mean, sd, shrinkage
 
-    def _shrinkage_of_nodes(self, part: _Part) -> Array:
-        """Variance of eta given the data, against the population's: (K, J')."""
+    def _shrinkage_of(self, part: _Part, theta: Array) -> Array:
+        """See `shrinkage`: (J',), at the posterior means of theta."""
         own = self._within_nodes(part.share, part.mean, part.variance)
         if self._variance is None:
-            shares = np.exp(self.log_weight)[:, None]
-            places = part.location if part.location.ndim == 2 else part.location[:, None]
-            population = self._within_nodes(shares, places, self._component_variances()[:, None])
-        else:
-            population = self._variance[:, None]
+            information = self._information(part.size, theta)
+            with np.errstate(invalid="ignore"):
+                weight = np.where(information > 0.0, information * (self.node_weights @ own), 0.0)
+            return np.asarray(1.0 - np.minimum(weight, 1.0))
+        population = self._variance[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(population > 0.0, own / population, 1.0)
-        return np.clip(np.where(np.isinf(population) & np.isinf(own), 1.0, ratio), 0.0, 1.0)
+        ratio = np.where(np.isinf(population) & np.isinf(own), 1.0, ratio)
+        return np.asarray(self.node_weights @ np.clip(ratio, 0.0, 1.0))
 
-    def _component_variances(self) -> Array:
-        heavy = (self.kind > UNIFORM) & (self.spread > POINT)
-        with np.errstate(divide="ignore"):
-            inflation = np.where(self.nu > 2.0, self.nu / np.where(self.nu > 2.0, self.nu - 2.0, 1.0), np.inf)
-        factor = np.where(self.kind == UNIFORM, 1.0 / 3.0, 1.0)
-        return np.asarray(np.where(heavy, inflation, factor) * np.where(self.spread > POINT, self.spread, 0.0) ** 2)
+    def _information(self, size: Array, theta: Array) -> Array:
+        """A unit's own information about eta, at theta: (J',)."""
+        if self.family == NORMAL_DATA:
+            return 1.0 / size**2
+        return size * theta * (1.0 - theta) if self.family == BINOMIAL else size * theta
 
     def _within_nodes(self, share: Array, mean: Array, variance: Array) -> Array:
         """Variance of each node's mixture (K, J'); a point at an infinite place makes it infinite."""
@@ -227,7 +228,13 @@ class GridPosterior:
         return self._summary[0].copy(), self._summary[1].copy()
 
     def shrinkage(self) -> Array:
-        """Variance of eta given the data, against the population's, averaged over the nodes: (J,), 0 to 1."""
+        """How far each unit's posterior mean stays with the population rather than its own estimate: (J,), 0 to 1.
+
+        Where the variance of eta in the population was given: the posterior's against it, averaged over the nodes.
+        Else 1 less the unit's own information about eta, at its posterior mean, times the variance of eta given the
+        data and the node, averaged over the nodes: for normal data, the derivative of the posterior mean in y given
+        the node. With normal data and a normal population both are the same.
+        """
         return self._summary[2].copy()
 
     @cached_property

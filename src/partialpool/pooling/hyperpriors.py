@@ -99,7 +99,7 @@ def read_priors(units: Units, kind: str, priors: Any, defaults: Mapping[str, Any
     slots = _slots(units, kind, asked, known)
     names = {slot.name for slot in slots}
     for name, value in known.items():
-        if name not in names or name in ("sd", "relative_sd") or units.X is not None or kind in RELATIVE:
+        if name not in names or name in ("sd", "relative_sd", "nu") or units.X is not None or kind in RELATIVE:
             raise PriorError(
                 f"priors={{{name!r}: {value:g}}} would fix a parameter that cannot be fixed here; give it a "
                 "narrow distribution, or a whole population that is known, such as population=pp.Normal(0, 1)."
@@ -218,6 +218,11 @@ def refuse_improper(units: Units, kind: str, priors: HyperPriors) -> None:
     coefficients = [name for name in flat if name not in ("sd", "relative_sd", "nu", "null_share")]
     if "nu" in flat:
         raise PriorError("A flat prior on nu has no proper posterior; use the default, Gamma(2, 0.1).")
+    if flat_sd and kind == "point_normal":
+        raise PriorError(
+            "A flat prior on 'sd' leaves an improper posterior here: all units may be nulls, and then the sd may be as "
+            "large as it likes. Give it a prior with a scale, such as priors={'sd': pp.HalfCauchy(1)}."
+        )
     if units.family == "normal":
         informative = n
     elif units.family == "binomial":
@@ -279,6 +284,8 @@ def moment_orders(units: Units, kind: str, priors: HyperPriors) -> dict[str, flo
         informative = int(((units.y > 0) & (units.y < units.size)).sum())
     else:
         informative = int((units.y > 0).sum()) * (2 if kind == "gamma" else 1)
+    if kind == "point_normal":  # all units may be nulls: the likelihood does not fall with the sd
+        informative = flat
     order = tail_power(priors["sd"]) + informative - flat - 1
     orders["sd"] = order
     if kind == "normal" and flat:

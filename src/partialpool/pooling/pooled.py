@@ -139,7 +139,8 @@ class Pooled:
             unit; raw, its own estimate; mean, sd, q05, q95 of its posterior; weight, the share of the estimate that is
             the unit's own; shrinkage, the rest, which is the population's; raw_q05 and raw_q95, the 90% interval from
             its own data alone. Empirical Bayes adds bayes_q05 and bayes_q95: the interval that also accounts for the
-            uncertainty of the population's parameters, which the plug-in interval q05 to q95 ignores.
+            uncertainty of the population's parameters, which the plug-in interval q05 to q95 ignores. It is that of
+            full Bayes; for estimated weights, a bootstrap's (up to 5,000 units).
 
         Notes
         -----
@@ -163,9 +164,25 @@ class Pooled:
             "unit": self.units.names, "raw": self.units.raw, "mean": mean, "sd": sd, "q05": low, "q95": high,
             "weight": 1.0 - shrinkage, "shrinkage": shrinkage, "raw_q05": raw_low, "raw_q95": raw_high,
         }  # fmt: skip
-        if self.beside is not None:
-            columns["bayes_q05"], columns["bayes_q95"] = self.beside.posterior.quantiles(TABLE)
+        beside = self._beside_quantiles()
+        if beside is not None:
+            columns["bayes_q05"], columns["bayes_q95"] = beside
         return pandas.DataFrame(columns)
+
+    def _beside_quantiles(self) -> Array | None:
+        """Intervals that account for what was estimated, (2, J); None where nothing was or it does not matter."""
+        from partialpool.pooling.bootstrap import MOST_UNITS, bootstrap_quantiles
+        from partialpool.pooling.fitting import WEIGHTED
+
+        if self.request.kind not in WEIGHTED:
+            return None if self.beside is None else self.beside.posterior.quantiles(TABLE)
+        if self.units.n > MOST_UNITS:
+            return None
+        mode, known = self.population["mean"].mean, "mean" in self.priors.known
+        places = self.population.atoms[0]
+        return bootstrap_quantiles(
+            self.units, self.request.kind, mode, known, places, TABLE, self.seed, self.request.threads
+        )
 
     @cached_property
     def beside(self) -> Pooled | None:
@@ -300,7 +317,8 @@ class Pooled:
         from partialpool.pooling.fitting import fit_units
 
         new = read_units(
-            values, se=se, trials=trials, exposure=exposure, units=units, covariates=covariates, data=data
+            values, se=se, trials=trials, exposure=exposure, units=units, covariates=covariates, data=data,
+            like=self.units if self.units.X is not None else None,
         )  # fmt: skip
         together, constant = merged(self.units, new)
         return replace(fit_units(together, self.request), log_constant=self.log_constant + constant)

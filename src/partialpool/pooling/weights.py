@@ -42,9 +42,10 @@ Ints = NDArray[np.int64]
 RATIO = 2.0**0.5
 #: The mode is searched on so many units at most, evenly spaced.
 MODE_UNITS = 4_000
-#: Where the mode is a null that is known, its point counts so many units more: between a point and the narrowest
-#: normals the likelihood cannot choose, and false discoveries come from choosing the latter (Stephens, 2017).
-PSEUDO_NULLS = 9.0
+#: Where the mode is a null that is known, its point counts so many units more (of few units, a share): between a point
+#: and the narrowest normals the likelihood cannot choose, and false discoveries come from choosing the latter (as in
+#: Stephens, 2017).
+PSEUDO_NULLS, NULLS_PER_UNIT = 9.0, 0.02
 #: Components of smaller weight are dropped from the answer.
 NEGLIGIBLE = 1e-10
 
@@ -77,25 +78,23 @@ def fit_weights(units: Units, kind: str, mode: float | None, threads: int = 1) -
     """
     if kind == "npmle":
         return _fit_points(units, threads)
-    note, pseudo = "", 0.0
-    if mode is not None:
-        pseudo = PSEUDO_NULLS
+    note, known = "", mode is not None
     if mode is None:
         mode = _find_mode(units, kind, threads)
     elif units.family == "normal":
         note = _far_from(units, mode)
     spreads = spread_grid(units, mode)
-    logs = _integrals(units, kind, mode, spreads, threads)
-    penalty = np.concatenate([[pseudo], np.zeros(spreads.size - 1)]) if pseudo else None
+    logs = component_logs(units, kind, mode, spreads, threads)
+    penalty = null_penalty(spreads.size, units.n) if known else None
     found = maximise_weights(logs, penalty=penalty, threads=threads, overwrite=True)
     del logs
     keep = found.weights > NEGLIGIBLE
     weights = found.weights[keep] / found.weights[keep].sum()
     own = spreads[keep]
-    code = UNIFORM if kind == "unimodal" else NORMAL
+    code, stretch = component_code(kind)
     components = Components(
         np.zeros(own.size, dtype=np.int64), weights, np.full(own.size, code), np.full(own.size, mode),
-        own * (3**0.5 if kind == "unimodal" else 1.0), np.ones(own.size),
+        stretch * own, np.ones(own.size),
     )  # fmt: skip
     sd = float(weights @ own**2) ** 0.5
     null_share = float(weights[own == 0].sum())
@@ -126,11 +125,20 @@ def spread_grid(units: Units, mode: float) -> Array:
     return np.concatenate([[0.0], low * RATIO ** np.arange(count)])
 
 
-def _integrals(units: Units, kind: str, mode: float, spreads: Array, threads: int) -> Array:
+def component_code(kind: str) -> tuple[int, float]:
+    """The kernels' number of a population's components, and their spread over their sd."""
+    return (UNIFORM, 3**0.5) if kind == "unimodal" else (NORMAL, 1.0)
+
+
+def null_penalty(count: int, n_units: int) -> Array:
+    """Pseudo-units on the point at a mode that is known, (C,)."""
+    return np.concatenate([[min(PSEUDO_NULLS, NULLS_PER_UNIT * n_units)], np.zeros(count - 1)])
+
+
+def component_logs(units: Units, kind: str, mode: float, spreads: Array, threads: int) -> Array:
     """Log marginal density of each unit under each component, (C, J)."""
-    code = UNIFORM if kind == "unimodal" else NORMAL
-    widths = spreads * (3**0.5 if kind == "unimodal" else 1.0)
-    count = spreads.size
+    code, stretch = component_code(kind)
+    count, widths = spreads.size, stretch * spreads
     return component_integrals(
         FAMILIES.index(units.family), units.y, units.size, np.full(count, code), np.full(count, mode), widths,
         np.ones(count), threads=threads,
@@ -151,7 +159,7 @@ def _find_mode(units: Units, kind: str, threads: int) -> float:
     spreads = spread_grid(some, centre)
 
     def loss(mode: float) -> float:
-        return -maximise_weights(_integrals(some, kind, mode, spreads, threads), tolerance=1e-6).log_likelihood
+        return -maximise_weights(component_logs(some, kind, mode, spreads, threads), tolerance=1e-6).log_likelihood
 
     found = minimize_scalar(
         loss, bounds=(centre - reach, centre + reach), method="bounded", options={"xatol": 1e-3 * reach}
