@@ -123,7 +123,7 @@ def test_student_t(family, y, size):
 
 STUDENT_CASES = [
     # y of 0, all, few and many; components narrow, wide, far off; from the heaviest tails to nearly normal ones
-    (1, 0, 1), (1, 1, 1), (1, 0, 1e6), (1, 3, 20), (1, 1_000_000, 1e6), (1, 250_000, 1e6), (2, 0, 1e-3), (2, 0, 1e6),
+    (1, 0, 1), (1, 1, 1), (1, 0, 1e6), (1, 3, 20), (1, 1_000_000, 1e6), (1, 2500, 1e4), (2, 0, 1e-3), (2, 0, 1e6),
     (2, 4, 1.0), (2, 1e5, 1e6), (0, 0.3, 1.0), (0, 25.0, 1.0), (0, 4.0, 0.01),
 ]  # fmt: skip
 

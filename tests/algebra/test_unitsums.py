@@ -116,6 +116,17 @@ def test_moments_of_mixed_normals(rng):
     np.testing.assert_allclose(out[2], weights @ share, rtol=1e-14)
 
 
+def test_moments_keep_an_error_much_smaller_than_the_spread_and_none_where_units_are_alike():
+    y, variance, out = np.array([1.0, 2.0, 3.0]), np.full(3, 1e-18), np.empty((3, 3))
+    tau2, location, weights = np.array([0.5, 1.0, 40.0]), np.array([2.0, 2.1, 1.8]), np.full(3, 1 / 3)
+    normal_moments(y, variance, tau2, location, np.full(3, 0.2), weights, out)
+    np.testing.assert_allclose(out[0], y, rtol=1e-15)
+    np.testing.assert_allclose(out[1], 1e-9, rtol=1e-6)
+    normal_moments(y, np.ones(3), np.zeros(3), np.full(3, 1.7), np.full(3, 0.04), weights, out)
+    np.testing.assert_array_equal(out[0], 1.7)
+    np.testing.assert_array_equal(out[1], out[1, 0])
+
+
 def test_pieces_add_up_the_same_for_any_threads(rng):
     values = rng.normal(size=3 * PIECE + 17)
 

@@ -51,7 +51,7 @@ from partialpool.algebra.unitlikelihood import (
     slope,
     unit_peak,
 )
-from partialpool.algebra.unitstudent import student_constant, student_component
+from partialpool.algebra.unitstudent import student_component, student_constant
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

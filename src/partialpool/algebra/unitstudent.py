@@ -1,6 +1,6 @@
 r"""The integral of a unit's likelihood over a Student-t component, by panels of Gauss-Legendre nodes.
 
-With :math:`A = \nu s^2`, the density of the component is :math:`(A + r^2)^{-(\nu + 1) / 2}` up to a constant at distance
+With :math:`A = \nu s^2`, the component's density is :math:`(A + r^2)^{-(\nu + 1) / 2}` up to a constant at distance
 r of its location: analytic but for poles at a distance of :math:`\sqrt{A}`, and at most as curved as a normal density.
 Panels begin at the location and march outwards, each in proportion to :math:`\sqrt{A + r^2}` and no wider than the
 likelihood's own curvature allows, until both functions have fallen; where the likelihood at the location is nothing

@@ -113,13 +113,17 @@ def normal_moments(
         for k in range(tau2.size):
             total = variance[j] + tau2[k]
             share = variance[j] / total
-            # from the first node's location, so that squares lose no digits and units without spread are exactly alike
+            # from the first node's location, so that units without spread are exactly alike
             moved = (location[k] - location[0]) + tau2[k] / total * (y[j] - location[k])
             mean += weights[k] * moved
-            second += weights[k] * (moved * moved + share * tau2[k] + share * share * spread[k])
+            second += weights[k] * (share * tau2[k] + share * share * spread[k])
             shrinkage += weights[k] * share
+        # squares around the mean itself: a small se beside a large tau would drown in the difference of two large ones
+        for k in range(tau2.size):
+            moved = (location[k] - location[0]) + tau2[k] / (variance[j] + tau2[k]) * (y[j] - location[k])
+            second += weights[k] * (moved - mean) ** 2
         out[0, j] = location[0] + mean
-        out[1, j] = math.sqrt(max(second - mean * mean, 0.0))
+        out[1, j] = math.sqrt(second)
         out[2, j] = shrinkage
 
 

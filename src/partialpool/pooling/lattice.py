@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +41,8 @@ MOST_NODES = 60_000
 FINE = 16
 #: The neighbours of a cell from which it is interpolated.
 POINTS = np.arange(-2, 4)
+#: Nodes by which lines are continued beyond their ends, so that the cells at the ends can be interpolated.
+BEYOND = 3
 #: Step of the differences that stand for derivatives.
 DIFFERENCE = 1e-4
 
@@ -96,13 +99,37 @@ class Lattice:
         below = np.concatenate([[0.0], np.cumsum(np.maximum(slope, 0.0) * np.diff(places))])
         return np.asarray(np.interp(np.atleast_1d(np.asarray(probabilities, dtype=float)), below / below[-1], places))
 
+    def _extend(self, height: Array) -> None:
+        """Continue each line (lines, places) by `BEYOND` nodes at both ends, by the polynomial through its last nodes.
+
+        The cells at the ends need neighbours to be interpolated from. A line of one or two nodes takes the curvature
+        of a normal density.
+        """
+        rows = np.arange(len(height))
+        lengths = np.isfinite(height).sum(axis=1)
+        for ends, inward in zip(_ends(height), (1, -1), strict=True):
+            last = [height[rows, np.clip(ends + k * inward, 0, height.shape[1] - 1)] for k in range(POINTS.size)]
+            # a parabola of the curvature -step^2, symmetric where there is one node
+            slope = np.where(lengths == 1, 0.5 * self.step**2, last[0] - last[1]) - self.step**2
+            for k in range(1, BEYOND + 1):
+                value = last[0] + slope
+                for count in range(3, POINTS.size + 1):  # the differences of this order vanish
+                    signs = [(-1.0) ** i * comb(count, i + 1) for i in range(count)]
+                    value = np.where(np.minimum(lengths, POINTS.size) == count, _sum(signs, last), value)
+                height[rows, ends - k * inward] = value
+                last = [value, *last[:-1]]
+                slope = slope - self.step**2
+
     def _pieces(self, axis: int) -> tuple[Array, Array, Array]:
         """Short pieces of the lines along one axis: their ends (N, d) and (N, d), and their weights."""
         others = np.delete(self.index, axis, axis=1)
         lines, line_of = np.unique(others, axis=0, return_inverse=True)
-        first = int(self.index[:, axis].min())
-        height = np.full((len(lines), int(self.index[:, axis].max()) + 1 - first), np.nan)
+        first = int(self.index[:, axis].min()) - BEYOND
+        height = np.full((len(lines), int(self.index[:, axis].max()) + BEYOND + 1 - first), np.nan)
         height[np.ravel(line_of), self.index[:, axis] - first] = self.log_density - self.log_density.max()
+        known = np.isfinite(height)
+        lone = known.sum(axis=1) == 1  # such a line has no cells of its own: it keeps those on both sides
+        self._extend(height)
         t = (np.arange(FINE) + 0.5) / FINE
         windows = np.lib.stride_tricks.sliding_window_view(height, POINTS.size, axis=1)
         # Lagrange's interpolation from the neighbours, between the two in the middle
@@ -111,6 +138,9 @@ class Lattice:
         ])  # fmt: skip
         with np.errstate(invalid="ignore", over="ignore"):
             weights = np.exp(np.minimum(windows @ shares, 1.0))  # (lines, cells, FINE)
+        left_end, right_end = known[:, -POINTS[0] : -POINTS[-1]], known[:, 1 - POINTS[0] : 1 - POINTS[-1] or None]
+        own = (left_end & right_end) | (lone[:, None] & (left_end | right_end))
+        weights *= own[:, :, None]
         at, cell, part = np.nonzero(weights > 1e-13)
         middle = np.empty((at.size, self.index.shape[1]))
         middle[:, np.arange(middle.shape[1]) != axis] = lines[at]
@@ -119,6 +149,19 @@ class Lattice:
         half[axis] = 0.5 / FINE
         left, right = (self.centre + self.step * (middle + side * half) @ self.factor.T for side in (-1, 1))
         return left, right, weights[at, cell, part]
+
+
+def _sum(factors: list[float], arrays: list[Array]) -> Array:
+    total = np.zeros_like(arrays[0])
+    for factor, array in zip(factors, arrays, strict=False):
+        total = total + factor * array
+    return total
+
+
+def _ends(height: Array) -> tuple[Ints, Ints]:
+    """Of each line its first node and its last."""
+    known = np.isfinite(height)
+    return known.argmax(axis=1), height.shape[1] - 1 - known[:, ::-1].argmax(axis=1)
 
 
 def with_differences(log_density: LogDensity, step: float = DIFFERENCE) -> Callable[[Array], tuple[Array, Array]]:

@@ -253,9 +253,9 @@ class LinkModel(PopulationModel):
     @property
     def cost(self) -> int:
         """See `PopulationModel`."""
-        # in units of some 10 ns: closed forms, the trapezoid rule, and a mixture of some 40 of either
+        # in units of some 10 ns: closed forms, the trapezoid rule, panels
         each = 1 if self.units.family == "normal" else 60
-        return self.units.n * each * {"student_t": 80, "point_normal": 2}.get(self.kind, 1)
+        return self.units.n * {"student_t": 150, "point_normal": 2 * each}.get(self.kind, each)
 
     def posterior(self, x: Array, weights: Array) -> UnitPosterior:
         """See `PopulationModel`."""
