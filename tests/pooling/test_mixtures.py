@@ -36,12 +36,21 @@ def test_moments_atoms_and_shrinkage(posterior):
         assert sd[j] == pytest.approx(np.sqrt(w @ (s**2 + (m - w @ m) ** 2)), rel=1e-12)
         assert posterior.atom(0.0)[j] == pytest.approx(w[:2].sum(), rel=1e-12)
         assert posterior.atom(0.3)[j] == 0.0
-        shrinkage = 0.0
-        for k, variance in enumerate((1.2, 12.8)):
+        # 1 - Var(theta | y, node) / se^2, averaged over the nodes
+        within = 0.0
+        for k in range(2):
             own = w[NODE == k] / NODES[k]
             centre = own @ m[NODE == k]
-            shrinkage += NODES[k] * min(1.0, own @ (s[NODE == k] ** 2 + (m[NODE == k] - centre) ** 2) / variance)
-        assert posterior.shrinkage()[j] == pytest.approx(shrinkage, rel=1e-10)
+            within += NODES[k] * own @ (s[NODE == k] ** 2 + (m[NODE == k] - centre) ** 2)
+        assert posterior.shrinkage()[j] == pytest.approx(np.clip(1 - within / SE[j] ** 2, 0, 1), rel=1e-10)
+
+
+def test_the_weight_is_how_far_the_mean_follows_the_estimate(posterior):
+    h = 1e-5
+    components = Components(np.zeros(2, int), np.array([0.7, 0.3]), np.zeros(2, int), np.zeros(2), np.array([0.0, 2.0]), np.ones(2))
+    own = [NormalMixturePosterior(Y + d, SE, np.ones(1), components) for d in (-h, 0.0, h)]
+    slope = (own[2].moments()[0] - own[0].moments()[0]) / (2 * h)
+    np.testing.assert_allclose(1 - own[1].shrinkage(), np.clip(slope, 0, 1), atol=1e-7)
 
 
 def test_quantiles_invert_the_distribution_function(posterior):

@@ -87,4 +87,5 @@ def _points(units: Units, support: Array, counts: Array, probabilities: Array, t
         joint = weights[:, None] * likelihood
         total += joint / joint.sum(axis=0)
     below = np.cumsum(total / REPLICATES, axis=0)
-    return places[np.stack([np.argmax(below >= p * (1 - 1e-12), axis=0) for p in probabilities])]
+    at = np.stack([np.argmax(below >= p * (1 - 1e-12), axis=0) for p in probabilities])
+    return np.asarray(places[at])

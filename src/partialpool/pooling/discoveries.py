@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
 from partialpool.pooling.marginals import atom_places, raw_and_mean
+from partialpool.pooling.shapes import to_natural
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +42,8 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
     ----------
     pooled : Pooled
     null : float, optional
-        The value that counts as no effect; the Pooled's own if not given.
+        The value that counts as no effect; the Pooled's own if not given. A point_normal population of events or
+        counts learns where its nulls lie: there the lfdr is the probability to be one of them.
     by : "auto" | "lfdr" | "lfsr"
         Which rate is averaged to the q-value. "auto": lfdr where the population has a point mass at the null,
         else lfsr.
@@ -66,12 +68,18 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
     """
     import pandas
 
-    value = _null(pooled, null)
-    rate = _rate(pooled, value, by)
-    atom = np.asarray(pooled.posterior.atom(value), dtype=np.float64)
+    learnt = null is None and pooled.null is None and pooled.population.kind == "point_normal"
+    if learnt:  # where the nulls lie is uncertain: a unit is null where it belongs to the point, wherever that is
+        value = float(to_natural(pooled.family, pooled.population["mean"].mean))
+        rate = by if by in ("lfdr", "lfsr") else "lfdr"
+        atom = np.asarray(pooled.posterior.atom(), dtype=np.float64)
+    else:
+        value = _null(pooled, null)
+        rate = _rate(pooled, value, by)
+        atom = np.asarray(pooled.posterior.atom(value), dtype=np.float64)
     not_above = np.asarray(pooled.posterior.cdf(value), dtype=np.float64)
     lfdr = np.clip(atom, 0.0, 1.0)
-    lfsr = np.clip(np.minimum(not_above, 1.0 - not_above + atom), 0.0, 1.0)
+    lfsr = np.clip(np.minimum(not_above, 1.0 - not_above + (0.0 if learnt else atom)), lfdr, 1.0)
     raw, mean = raw_and_mean(pooled)
     q_value = q_values(lfdr if rate == "lfdr" else lfsr)
     columns = {"unit": pooled.units.names, "raw": raw, "mean": mean, "lfdr": lfdr, "lfsr": lfsr, "q_value": q_value}

@@ -62,6 +62,8 @@ MOST_WORK = 400_000_000
 SAMPLED_UNITS = 10_000
 #: Light nodes, of so much mass together, are left out of the units' posterior.
 DROPPED, DROPPED_LARGE, LARGE = (1e-7, 1e-6, 1e-4, 1e-4), 1e-5, 20_000
+#: Negative second derivatives of the log likelihood below this are none.
+FLAT_CURVATURE = 1e-4
 #: A maximum this close to that of an sd of 0 is at 0.
 AT_ZERO = 1e-9
 
@@ -389,15 +391,18 @@ def _walds(model: PopulationModel, point: Array, singular: bool) -> dict[str, _W
     if singular:
         return {**out, **{name: _Wald(value, math.nan, value, math.nan, _plain) for name, value in values.items()}}
     curvature = negative_hessian(with_differences(model.log_likelihood, 1e-3), point, 1e-2)
-    eigenvalues, vectors = np.linalg.eigh(curvature)
-    covariance = np.full_like(curvature, np.nan)
-    if (eigenvalues > 0).all():
-        covariance = (vectors / eigenvalues) @ vectors.T
+    # a coordinate of which the likelihood says nothing (nu towards the normal) has no standard error
+    told = np.diag(curvature) > FLAT_CURVATURE
+    covariance = np.zeros_like(curvature)
+    eigenvalues, vectors = np.linalg.eigh(curvature[np.ix_(told, told)])
+    certain = bool((eigenvalues > 0).all())
+    covariance[np.ix_(told, told)] = (vectors / eigenvalues) @ vectors.T if certain else np.nan
     steps = 1e-4 * np.eye(model.d)
     ups, downs = model.parameters(point + steps), model.parameters(point - steps)
     for name, value in values.items():
         slope = (ups[name] - downs[name]) / 2e-4
-        sd = math.sqrt(float(slope @ covariance @ slope))
+        variance = float(slope @ covariance @ slope) if certain and not slope[~told].any() else math.nan
+        sd = math.sqrt(variance)
         share = name == "null_share" or (name == "mean" and model.kind == "beta")
         if not math.isfinite(sd):
             out[name] = _Wald(value, math.nan, value, math.nan, _plain)

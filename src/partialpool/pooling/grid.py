@@ -260,8 +260,8 @@ class GridPosterior:
             out = np.where(theta >= 1.0, 1.0, out)
         return np.where(theta < 0.0, 0.0, out) if self.family != NORMAL_DATA else out
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
-        """P(theta_j = x), (J',): the weight of the components that are points at x."""
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
+        """P(theta_j = x), (J',): the weight of the components that are points at x, or anywhere where x is None."""
         rows = self._units(units)
         out = np.zeros(rows.size)
         points = np.flatnonzero(~(self.spread > POINT))
@@ -270,7 +270,8 @@ class GridPosterior:
         for part_of in self._chunks(rows, 1 << 20):
             part = _Part(self, rows[part_of])
             places = part.location if part.location.ndim == 2 else part.location[:, None]
-            there = np.abs(self._theta(places[points]) - x) <= 1e-12 * max(abs(x), np.finfo(float).tiny)
+            near = 1e-12 * max(abs(x or 0.0), np.finfo(float).tiny)
+            there = np.array(True) if x is None else np.abs(self._theta(places[points]) - x) <= near
             omega = part.share[points] * self.node_weights[self.rank_of_node[points]][:, None]
             out[part_of] = (omega * there).sum(axis=0)
         return out

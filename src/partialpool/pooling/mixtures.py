@@ -115,7 +115,7 @@ class NormalMixturePosterior(InPieces):
 
         return over_parts(self, units, self._width, work)
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`."""
         flat = self.components.spread == 0
         if not flat.any():
@@ -123,7 +123,7 @@ class NormalMixturePosterior(InPieces):
 
         def work(piece: Ints | slice) -> Array:
             weights, means, _ = self._given(piece)
-            return np.asarray((weights[flat] * (means[flat] == x)).sum(axis=0))
+            return np.asarray((weights[flat] * ((means[flat] == x) | (x is None))).sum(axis=0))
 
         return self.gather(units, self._width, work)
 

@@ -69,8 +69,8 @@ class UnitPosterior(Protocol):
         """P(theta_j <= x), (J',); x is a number or (J',)."""
         ...
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
-        """P(theta_j = x), (J',): 0 unless the population has a point mass there."""
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
+        """P(theta_j = x), (J',): 0 unless the population has a point mass there; where x is None, at any point."""
         ...
 
     def draws(self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None) -> Array:
@@ -95,7 +95,7 @@ class InPieces:
     threads: int = 1
     quantile_error: float = 0.0
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`: there are no points."""
         return np.zeros(self.n_units if units is None else len(units))
 
@@ -232,14 +232,14 @@ class NormalPosterior(InPieces):
         out += location + tau2 / (v + tau2) * (y - location)
         return out
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`: units lie on their mean where neither the population nor its mean has any spread."""
         if (self.tau2 > 0).all():
             return super().atom(x, units)
 
         def work(part: slice) -> Array:
             mean, variance, _ = self._given(part if units is None else units[part])
-            return np.asarray(self.node_weights @ ((variance == 0) & (mean == x)))
+            return np.asarray(self.node_weights @ ((variance == 0) & ((mean == x) | (x is None))))
 
         return over_parts(self, units, self.tau2.size, work)
 
@@ -463,9 +463,9 @@ class DiscretePosterior(InPieces):
 
         return over_parts(self, units, 3 * self.places.size, work)
 
-    def atom(self, x: float, units: Ints | None = None) -> Array:
+    def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`."""
-        return self._work(units, lambda shares: np.asarray((self.places == x) @ shares))
+        return self._work(units, lambda shares: np.asarray(((self.places == x) | (x is None)) @ shares))
 
     def draws(self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None) -> Array:
         """See `UnitPosterior`."""
