@@ -87,7 +87,9 @@ def test_negative_binomial(log_shape, rng):
     out = np.empty((1, 30))
     negative_binomial_logs(y, exposure, np.array([log_mean]), np.array([log_shape]), out)
     mu = exposure * np.exp(log_mean)
-    law = stats.poisson(mu) if np.isinf(log_shape) else stats.nbinom(np.exp(log_shape), 1 / (1 + mu / np.exp(log_shape)))
+    law = (
+        stats.poisson(mu) if np.isinf(log_shape) else stats.nbinom(np.exp(log_shape), 1 / (1 + mu / np.exp(log_shape)))
+    )
     expected = law.logpmf(y) + special.gammaln(y + 1)
     # scipy's differences of log-gamma functions of 3e6 are good to about 1e-8
     np.testing.assert_allclose(out[0], expected, atol=1e-7 if log_shape == 15.0 else 1e-11)

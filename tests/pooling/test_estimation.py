@@ -34,7 +34,9 @@ def logs_gamma(x):
 )
 def test_the_maximum_is_the_maximum(values, size, logs, names):
     pooled = pp.pool(values, **size, method="empirical_bayes")
-    best = optimize.minimize(lambda x: -logs(x), [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13})
+    best = optimize.minimize(
+        lambda x: -logs(x), [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13}
+    )
     assert pooled.log_marginal_likelihood == pytest.approx(-best.fun, abs=1e-8)
     mine = pooled.summary()["mean"]
     expected = [best.x[0] if names[0] == "mean" else np.exp(best.x[0]), np.exp(best.x[1])]

@@ -10,7 +10,11 @@ from partialpool.errors import ModelError
 Y, SE = np.array([2.8, -0.7, 1.4, 0.2, 4.1, -3.9]), np.array([1.0, 0.4, 0.7, 0.8, 1.2, 0.9])
 EVENTS, TRIALS = np.array([1, 3, 9, 0, 2, 17]), np.array([10, 10, 12, 9, 9, 20])
 COUNTS, EXPOSURE = np.array([4, 0, 31, 2, 7, 3]), np.array([3.0, 2.5, 4.0, 2.5, 1.0, 2.0])
-DATA = {"normal": (Y, {"se": SE}), "binomial": (EVENTS, {"trials": TRIALS}), "poisson": (COUNTS, {"exposure": EXPOSURE})}
+DATA = {
+    "normal": (Y, {"se": SE}),
+    "binomial": (EVENTS, {"trials": TRIALS}),
+    "poisson": (COUNTS, {"exposure": EXPOSURE}),
+}
 NAMES = {"normal": ("estimate", ["mean", "sd"]), "binomial": ("events", ["mean", "sd", "alpha", "beta"]),
          "poisson": ("counts", ["mean", "sd", "shape", "rate"])}  # fmt: skip
 

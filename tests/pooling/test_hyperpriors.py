@@ -1,5 +1,7 @@
 """Priors by name and by text, their defaults, and which leave no posterior; moments that do not exist."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -54,7 +56,7 @@ def test_every_prior_of_the_sd_against_quadrature(prior, law):
     low, high = prior.support
     edges = np.unique(np.clip([0, 1e-3, 0.1, 0.5, 1, 2, 3, 5, 7, 20, 100, 1e4, 1e6], low, high))
     parts = [[integrate.quad(lambda sd, k=k: sd**k * joint(sd), a, b, epsabs=0, epsrel=1e-9, limit=200)[0] for k in (0, 1)]
-             for a, b in zip(edges[:-1], edges[1:], strict=True)]  # fmt: skip
+             for a, b in itertools.pairwise(edges)]  # fmt: skip
     total, first = np.sum(parts, axis=0)
     assert pooled.log_marginal_likelihood == pytest.approx(np.log(total), abs=2e-6)
     assert pooled.summary().loc["sd", "mean"] == pytest.approx(first / total, rel=1e-5)
@@ -62,7 +64,7 @@ def test_every_prior_of_the_sd_against_quadrature(prior, law):
     for column, p in (("q05", 0.05), ("q50", 0.5), ("q95", 0.95)):
         end = pooled.summary().loc["sd", column]
         cuts = [e for e in edges if e < end] + [end]
-        below = sum(integrate.quad(joint, a, b, epsabs=0)[0] for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+        below = sum(integrate.quad(joint, a, b, epsabs=0)[0] for a, b in itertools.pairwise(cuts))
         assert below / total == pytest.approx(p, abs=2e-5), column
 
 
@@ -99,14 +101,18 @@ def test_five_units_have_a_mean_and_an_sd():
     assert np.isfinite(summary.to_numpy()).all()
 
 
-@pytest.mark.parametrize("priors", [{"mean": pp.Flat(), "sd": pp.Flat()}, {"sd": "flat"}, {"mean": 0.0, "sd": pp.Flat()}])
+@pytest.mark.parametrize(
+    "priors", [{"mean": pp.Flat(), "sd": pp.Flat()}, {"sd": "flat"}, {"mean": 0.0, "sd": pp.Flat()}]
+)
 def test_flat_sd_with_two_units_is_refused(priors):
     with pytest.raises(PriorError, match="improper") as error:
         pp.pool(Y[:2], se=SE[:2], priors=priors)
     assert "HalfCauchy" in str(error.value)  # how to mend it
 
 
-@pytest.mark.parametrize(("events", "trials"), [([0, 0, 0], [5, 9, 3]), ([5, 9], [5, 9]), ([0, 9], [4, 9]), ([0, 1], [1, 1])])
+@pytest.mark.parametrize(
+    ("events", "trials"), [([0, 0, 0], [5, 9, 3]), ([5, 9], [5, 9]), ([0, 9], [4, 9]), ([0, 1], [1, 1])]
+)
 def test_bda_with_no_unit_strictly_inside_is_refused(events, trials):
     with pytest.raises(PriorError, match="improper"):
         pp.pool(events, trials=trials, priors="bda")
@@ -124,7 +130,9 @@ def test_flat_sd_of_a_point_and_a_normal_is_refused(n):
 
 
 def test_an_sd_of_a_point_and_a_normal_has_the_tail_of_its_prior():
-    summary = pp.pool(np.linspace(-2, 5, 6), se=1.0, population="point_normal", priors={"sd": pp.HalfCauchy(1)}).summary()
+    summary = pp.pool(
+        np.linspace(-2, 5, 6), se=1.0, population="point_normal", priors={"sd": pp.HalfCauchy(1)}
+    ).summary()
     assert np.isinf(summary.loc["sd", "mean"])
     assert np.isfinite(summary.loc["sd", "q50"])
 

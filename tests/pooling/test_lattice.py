@@ -14,7 +14,9 @@ def test_a_correlated_normal(d):
     root = rng.normal(size=(d, d)) + 2 * np.eye(d)
     covariance, mean = root @ root.T, rng.normal(size=d) * 5
     law = stats.multivariate_normal(mean, covariance)
-    lattice = explore(lambda x: np.atleast_1d(law.logpdf(x)), peak_of(lambda x: np.atleast_1d(law.logpdf(x)), mean + 1, np.ones(d)))
+    lattice = explore(
+        lambda x: np.atleast_1d(law.logpdf(x)), peak_of(lambda x: np.atleast_1d(law.logpdf(x)), mean + 1, np.ones(d))
+    )
     assert lattice.log_normaliser == pytest.approx(0.0, abs=1e-7)
     assert lattice.error < 1e-6
     np.testing.assert_allclose(lattice.weights @ lattice.nodes, mean, atol=1e-7)

@@ -23,7 +23,7 @@ def parts(j):
     """Weight, mean and sd of the four components of unit j's posterior."""
     weight = SHARE * stats.norm.pdf(Y[j], PLACE, np.hypot(SD, SE[j]))
     for k in range(2):
-        weight[NODE == k] *= NODES[k] / weight[NODE == k].sum()
+        weight[k == NODE] *= NODES[k] / weight[k == NODE].sum()
     keep = SD**2 / (SD**2 + SE[j] ** 2)
     return weight, PLACE + keep * (Y[j] - PLACE), np.sqrt(keep) * SE[j]
 
@@ -39,15 +39,17 @@ def test_moments_atoms_and_shrinkage(posterior):
         # 1 - Var(theta | y, node) / se^2, averaged over the nodes
         within = 0.0
         for k in range(2):
-            own = w[NODE == k] / NODES[k]
-            centre = own @ m[NODE == k]
-            within += NODES[k] * own @ (s[NODE == k] ** 2 + (m[NODE == k] - centre) ** 2)
+            own = w[k == NODE] / NODES[k]
+            centre = own @ m[k == NODE]
+            within += NODES[k] * own @ (s[k == NODE] ** 2 + (m[k == NODE] - centre) ** 2)
         assert posterior.shrinkage()[j] == pytest.approx(np.clip(1 - within / SE[j] ** 2, 0, 1), rel=1e-10)
 
 
 def test_the_weight_is_how_far_the_mean_follows_the_estimate(posterior):
     h = 1e-5
-    components = Components(np.zeros(2, int), np.array([0.7, 0.3]), np.zeros(2, int), np.zeros(2), np.array([0.0, 2.0]), np.ones(2))
+    components = Components(
+        np.zeros(2, int), np.array([0.7, 0.3]), np.zeros(2, int), np.zeros(2), np.array([0.0, 2.0]), np.ones(2)
+    )
     own = [NormalMixturePosterior(Y + d, SE, np.ones(1), components) for d in (-h, 0.0, h)]
     slope = (own[2].moments()[0] - own[0].moments()[0]) / (2 * h)
     np.testing.assert_allclose(1 - own[1].shrinkage(), np.clip(slope, 0, 1), atol=1e-7)
@@ -78,13 +80,13 @@ def test_draws_come_from_the_node_that_is_named(posterior):
     for j in range(4):
         w, m, _ = parts(j)
         for k in range(2):
-            own = w[NODE == k] / NODES[k]
+            own = w[k == NODE] / NODES[k]
             part = draws[nodes == k, j]
             error = np.sqrt(own[0] * (1 - own[0]) / 20_000)
             assert abs((part == 0.0).mean() - own[0]) <= 4.5 * error + 1e-12
             rest = part[part != 0.0]
             if rest.size > 500:
-                assert rest.mean() == pytest.approx(m[NODE == k][1], abs=4.5 * rest.std() / np.sqrt(rest.size))
+                assert rest.mean() == pytest.approx(m[k == NODE][1], abs=4.5 * rest.std() / np.sqrt(rest.size))
     some = posterior.draws(nodes[:9], np.random.default_rng(4), np.array([3]))
     assert some.shape == (9, 1)
 

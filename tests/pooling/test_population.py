@@ -1,5 +1,7 @@
 """The population: parameters, I², prediction intervals, densities, and what it says of data."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -11,7 +13,11 @@ from partialpool.pooling.population import typical_variance
 Y, SE = np.array([2.8, -0.7, 1.4, 0.2, 4.1, -3.9]), np.array([1.0, 0.4, 0.7, 0.8, 1.2, 0.9])
 EVENTS, TRIALS = np.array([1, 3, 9, 0, 2, 17]), np.array([10, 10, 12, 9, 9, 20])
 COUNTS, EXPOSURE = np.array([4, 0, 31, 2, 7, 3]), np.array([3.0, 2.5, 4.0, 2.5, 1.0, 2.0])
-DATA = {"normal": (Y, {"se": SE}), "binomial": (EVENTS, {"trials": TRIALS}), "poisson": (COUNTS, {"exposure": EXPOSURE})}
+DATA = {
+    "normal": (Y, {"se": SE}),
+    "binomial": (EVENTS, {"trials": TRIALS}),
+    "poisson": (COUNTS, {"exposure": EXPOSURE}),
+}
 
 
 def test_typical_variance():
@@ -38,7 +44,9 @@ def test_i_squared():
 
 
 @pytest.mark.parametrize("family", DATA)
-@pytest.mark.parametrize("population", ["conjugate", "normal", "student_t", "point_normal", "scale_mixture", "unimodal", "npmle"])
+@pytest.mark.parametrize(
+    "population", ["conjugate", "normal", "student_t", "point_normal", "scale_mixture", "unimodal", "npmle"]
+)
 def test_density_atoms_distribution_and_quantiles_agree(family, population):
     values, size = DATA[family]
     pooled = pp.pool(values, **size, population=population, method="empirical_bayes")
@@ -47,10 +55,12 @@ def test_density_atoms_distribution_and_quantiles_agree(family, population):
     places, masses = p.atoms
     inside = masses[(places > low) & (places <= high)].sum()
     if high > low:
-        cuts = np.unique(np.concatenate([[low, high], p.quantile([0.25, 0.5, 0.75]), places[(places > low) & (places < high)]]))
+        cuts = np.unique(
+            np.concatenate([[low, high], p.quantile([0.25, 0.5, 0.75]), places[(places > low) & (places < high)]])
+        )
         area = sum(
             integrate.quad(lambda x: float(p.density(np.array([x]))[0]), a, b, limit=200, epsabs=1e-9)[0]
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            for a, b in itertools.pairwise(cuts)
         )
         assert area + inside == pytest.approx(float(p.cdf(high) - p.cdf(low)), abs=1e-5)
     assert masses.sum() <= 1 + 1e-12
@@ -113,7 +123,9 @@ def test_extra_variance_of_counts():
 
 def test_summary_is_a_table_of_parameters():
     for (values, size), names in zip(
-        DATA.values(), (["mean", "sd", "I2"], ["mean", "sd", "alpha", "beta"], ["mean", "sd", "shape", "rate"]), strict=True
+        DATA.values(),
+        (["mean", "sd", "I2"], ["mean", "sd", "alpha", "beta"], ["mean", "sd", "shape", "rate"]),
+        strict=True,
     ):
         summary = pp.pool(values, **size).summary()
         assert summary.index.tolist() == names

@@ -82,7 +82,9 @@ def test_quantiles_and_distribution_functions(case):
         assert posterior.cdf(x, np.array([j]))[0] == pytest.approx(mixed(own, x), abs=1e-9)
     some = np.array([2, 0])
     np.testing.assert_array_equal(posterior.quantiles(levels, some), found[:, some])
-    np.testing.assert_array_equal(posterior.quantiles(np.array([0.05, 0.95]), some), posterior.quantiles(np.array([0.05, 0.95]))[:, some])
+    np.testing.assert_array_equal(
+        posterior.quantiles(np.array([0.05, 0.95]), some), posterior.quantiles(np.array([0.05, 0.95]))[:, some]
+    )
     x = np.array([0.1, 0.2])
     np.testing.assert_allclose(posterior.cdf(x, some), [mixed(laws[2], 0.1), mixed(laws[0], 0.2)], atol=1e-9)
     np.testing.assert_array_equal(posterior.atom(0.0), 0.0)
@@ -149,7 +151,9 @@ def test_finitely_many_places():
     np.testing.assert_allclose(posterior.moments()[0], mean, rtol=1e-12)
     np.testing.assert_allclose(posterior.moments()[1], np.sqrt(places**2 @ shares - mean**2), rtol=1e-9)
     np.testing.assert_allclose(posterior.atom(0.0), shares[1], rtol=1e-12)
-    np.testing.assert_allclose(posterior.cdf(np.array([0.0, -1.5, 2.0, -0.5])), [shares[:2, 0].sum(), 0, 1, shares[0, 3]], rtol=1e-9)
+    np.testing.assert_allclose(
+        posterior.cdf(np.array([0.0, -1.5, 2.0, -0.5])), [shares[:2, 0].sum(), 0, 1, shares[0, 3]], rtol=1e-9
+    )
     np.testing.assert_allclose(posterior.cdf(0.0), shares[:2].sum(axis=0), rtol=1e-12)
     for level in (0.05, 0.5, 0.95):
         expected = [places[np.flatnonzero(np.cumsum(column) >= level)[0]] for column in shares.T]

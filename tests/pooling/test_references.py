@@ -167,7 +167,9 @@ def test_marginal_of_binomial_over_beta_is_beta_binomial(log_a, log_b, n, data):
     y = np.array([0, n, data.draw(st.integers(0, n))])
     marginal = pp.pool([1], trials=[2], population=pp.Beta(a, b)).population.marginal(n)
     # scipy's own differences of log-beta functions lose digits as alpha + beta grows: judged by sums of logs of ratios there
-    np.testing.assert_allclose(marginal.log_density(y), [exact_beta_binomial(k, n, a, b) for k in y], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        marginal.log_density(y), [exact_beta_binomial(k, n, a, b) for k in y], rtol=1e-10, atol=1e-10
+    )
     if a + b < 1e4:
         np.testing.assert_allclose(marginal.log_density(y), stats.betabinom(n, a, b).logpmf(y), rtol=1e-10, atol=1e-10)
     assert marginal.mean == pytest.approx(stats.betabinom(n, a, b).mean(), rel=1e-9)

@@ -32,7 +32,9 @@ def test_a_skewed_density_in_five_dimensions():
 def regression():
     rng = np.random.default_rng(8)
     n = 60
-    data = pd.DataFrame({"x": rng.normal(size=n), "w": rng.normal(size=n), "z": rng.normal(size=n), "n": rng.integers(5, 40, n)})
+    data = pd.DataFrame(
+        {"x": rng.normal(size=n), "w": rng.normal(size=n), "z": rng.normal(size=n), "n": rng.integers(5, 40, n)}
+    )
     eta = -0.8 + 0.7 * data["x"] - 0.4 * data["w"] + 0.5 * rng.normal(size=n)
     data["y"] = rng.binomial(data["n"], 1 / (1 + np.exp(-eta)))
     data["g"] = [f"u{i}" for i in range(n)]

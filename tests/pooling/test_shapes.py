@@ -37,14 +37,23 @@ SHAPES = {
 
 
 def components(family, kind, location, spread, nu=3.0, weight=W):
-    c = Components(np.zeros(2, dtype=np.int64), np.asarray(weight), np.full(2, kind), np.array(location), np.array(spread), np.full(2, nu))
+    c = Components(
+        np.zeros(2, dtype=np.int64),
+        np.asarray(weight),
+        np.full(2, kind),
+        np.array(location),
+        np.array(spread),
+        np.full(2, nu),
+    )
     return ComponentShape(family, np.ones(1), c)
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_mixtures_of_conjugate_populations(name):
     shape, laws, x = SHAPES[name]
-    np.testing.assert_allclose(shape.density(x), sum(w * law.pdf(x) for w, law in zip(W, laws, strict=True)), rtol=1e-10)
+    np.testing.assert_allclose(
+        shape.density(x), sum(w * law.pdf(x) for w, law in zip(W, laws, strict=True)), rtol=1e-10
+    )
     np.testing.assert_allclose(shape.cdf(x), sum(w * law.cdf(x) for w, law in zip(W, laws, strict=True)), rtol=1e-10)
     mean = sum(w * law.mean() for w, law in zip(W, laws, strict=True))
     square = sum(w * (law.var() + law.mean() ** 2) for w, law in zip(W, laws, strict=True))
@@ -69,7 +78,9 @@ def test_components_on_the_link(family, kind):
     slope = {"normal": 1.0, "binomial": theta * (1 - theta), "poisson": theta}[family]
     expected = sum(w * law.pdf(eta) for w, law in zip(W, laws, strict=True)) / slope
     np.testing.assert_allclose(shape.density(theta), expected, rtol=1e-9)
-    np.testing.assert_allclose(shape.cdf(theta), sum(w * law.cdf(eta) for w, law in zip(W, laws, strict=True)), rtol=1e-9)
+    np.testing.assert_allclose(
+        shape.cdf(theta), sum(w * law.cdf(eta) for w, law in zip(W, laws, strict=True)), rtol=1e-9
+    )
     np.testing.assert_allclose(to_link(family, theta), eta, rtol=1e-10, atol=1e-12)
     mean, sd = shape.moments()
     if family == "poisson" and kind == 2:
@@ -101,7 +112,7 @@ def test_points_of_a_population():
     assert shape.cdf(np.array([at - 1e-9]))[0] == pytest.approx(0.7 * 0.5, rel=1e-6)
     # every quantile within the jump is the place itself
     np.testing.assert_allclose(shape.quantile([0.36, 0.5, 0.64]), at, rtol=1e-9)
-    theta, weights = shape.points
+    _theta, weights = shape.points
     assert weights.sum() == pytest.approx(1.0, rel=1e-12)
 
 

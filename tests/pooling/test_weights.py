@@ -31,7 +31,8 @@ def test_a_scale_mixture_is_more_likely_than_any_single_normal(genes):
 def test_likelihoods_are_ordered_by_what_contains_what(genes):
     y, se = genes
     value = {
-        name: pp.pool(y, se=se, population=name).log_marginal_likelihood for name in ("npmle", "unimodal", "scale_mixture")
+        name: pp.pool(y, se=se, population=name).log_marginal_likelihood
+        for name in ("npmle", "unimodal", "scale_mixture")
     }
     null = stats.norm(0, se).logpdf(y).sum()
     assert value["npmle"] >= value["unimodal"] - 1e-6
@@ -106,7 +107,9 @@ def test_counts(family, kind):
     raw = y / size
     assert ((table["mean"] - truth) ** 2).sum() < ((raw - truth) ** 2).sum()
     assert pooled.accuracy.trusted
-    law = stats.binom(size, y.sum() / size.sum()) if family == "binomial" else stats.poisson(size * y.sum() / size.sum())
+    law = (
+        stats.binom(size, y.sum() / size.sum()) if family == "binomial" else stats.poisson(size * y.sum() / size.sum())
+    )
     assert pooled.log_marginal_likelihood > law.logpmf(y).sum()
     assert (table["q05"] <= table["q95"]).all()
     if kind != "npmle":  # finitely many places: the mean may lie just beyond a quantile

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool._version import __version__
 from partialpool.errors import ModelError
 from partialpool.pooling.lattice import Lattice
 
@@ -73,7 +73,7 @@ def to_arviz(pooled: Pooled, n_draws: int = 4000) -> xarray.DataTree:
 def _attributes(pooled: Pooled) -> dict[str, Any]:
     return {
         "inference_library": "partialpool",
-        "inference_library_version": importlib.metadata.version("partialpool"),
+        "inference_library_version": __version__,
         "method": pooled.method, "population": pooled.population.kind, "seed": pooled.seed,
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ from partialpool.spec.distributions import (
     StudentT,
     Uniform,
 )
-from partialpool.spec.priors import Slot, resolve_priors
+from partialpool.spec.priors import Slot, parse_distribution, resolve_priors
 
 Array = NDArray[np.float64]
 
@@ -104,10 +104,11 @@ def read_priors(units: Units, kind: str, priors: Any, defaults: Mapping[str, Any
                 f"priors={{{name!r}: {value:g}}} would fix a parameter that cannot be fixed here; give it a "
                 "narrow distribution, or a whole population that is known, such as population=pp.Normal(0, 1)."
             )
+        if name == "null_share" and not 0 < value < 1:
+            raise PriorError(f"'null_share' lies between 0 and 1, and {value:g} does not.")
+    _check_shares(asked, kind)
     table = resolve_priors(asked, [slot for slot in slots if slot.name not in known])
-    found = HyperPriors(table, known)
-    _check_supports(found, kind)
-    return found
+    return HyperPriors(table, known)
 
 
 def _is_number(value: object) -> bool:
@@ -170,27 +171,19 @@ def link_scale(units: Units) -> tuple[float, float, str]:
     return math.log((float(y.sum()) + 0.5) / float(size.sum())), 1.0, "log((sum y + 1/2) / sum exposure), 2.5"
 
 
-def _check_supports(priors: HyperPriors, kind: str) -> None:
+def _check_shares(asked: Mapping[str, Any], kind: str) -> None:
     """A share, or the mean of a beta population, lies between 0 and 1."""
-    for name in ("mean", "null_share"):
-        within = name == "null_share" or kind == "beta"
-        if not within or name not in priors or (name == "mean" and "Intercept" in priors):
+    shares = {"null_share"} | ({"mean", "mu", "relative_sd"} if kind == "beta" else set())
+    for name in shares & set(asked):
+        prior = parse_distribution(asked[name]) if isinstance(asked[name], str) else asked[name]
+        if not isinstance(prior, Distribution) or isinstance(prior, Flat):
             continue
-        low, high = priors[name].support
-        if isinstance(priors[name], Flat) or (low >= 0 and high <= 1):
-            continue
-        raise PriorError(
-            f"{name!r} lies between 0 and 1, and {priors[name]} reaches beyond; write Beta(1, 1) or Uniform(0.1, 0.4)."
-        )
-    for name in ("relative_sd",) if kind == "beta" else ():
-        if name in priors and not isinstance(priors[name], Flat) and priors[name].support[1] > 1:
+        low, high = prior.support
+        if low < 0 or high > 1:
             raise PriorError(
-                f"'relative_sd' of a beta population lies between 0 and 1, and {priors[name]} reaches beyond; "
-                "write Beta(1, 4) or Uniform(0, 1)."
+                f"{name!r} lies between 0 and 1, and {prior} reaches beyond; write Beta(1, 1) or Uniform(0.1, 0.4), for "
+                "example."
             )
-    for name, value in priors.known.items():
-        if not 0 < value < 1 and (name == "null_share" or (name == "mean" and kind == "beta")):
-            raise PriorError(f"{name!r} lies between 0 and 1, and {value:g} does not.")
 
 
 def refuse_improper(units: Units, kind: str, priors: HyperPriors) -> None:

@@ -151,16 +151,15 @@ class NormalMixturePosterior(InPieces):
         return out
 
     def shrinkage(self) -> Array:
-        """See `UnitPosterior`: 1 - Var(theta | y, node) / se^2, the derivative of the posterior mean in y, averaged."""
+        """See `UnitPosterior`: the mean over components of se^2 / (spread^2 + se^2), by their posterior weights.
+
+        Around one mode m the posterior mean is m + (1 - shrinkage) (y - m), as for one normal.
+        """
+        prior = self.components.spread[:, None] ** 2
 
         def work(piece: Ints | slice) -> Array:
-            weights, means, variances = self._given(piece)
-            within = np.zeros(weights.shape[1])
-            for own in self._own:
-                share = weights[own].sum(axis=0)
-                w = weights[own] / share
-                mean = (w * means[own]).sum(axis=0)
-                within += share * (w * (variances[own] + (means[own] - mean) ** 2)).sum(axis=0)
-            return np.clip(1.0 - within / self.variance_own[piece], 0.0, 1.0)
+            weights = self._given(piece)[0]
+            own = self.variance_own[piece]
+            return np.asarray((weights * (own / (prior + own))).sum(axis=0))
 
         return self.gather(None, self._width, work)

@@ -146,8 +146,9 @@ class Pooled:
         -----
         weight is n / (n + alpha + beta), E / (E + rate) or tau^2 / (tau^2 + se^2) for conjugate populations, and
         1 - E[Var(eta | y, h) / tau^2] for normal ones on a link scale, eta the unit's parameter there and h the
-        population's. For other populations it is how far the posterior mean follows the unit's own estimate, the
-        posterior variance given h over that of the estimate, at most 1: all of these agree where they meet. The
+        population's. Of estimates under mixtures of normals (point_normal, scale_mixture) it is its mean over the
+        components. For other populations it is how far the posterior mean follows the unit's own estimate: the
+        posterior variance given h over that of the estimate, at most 1. All of these agree where they meet. The
         intervals of the unit's own data are of Jeffreys' prior for counts, closed at 0 events and at all events.
         """
         return self._table.copy()
@@ -305,7 +306,9 @@ class Pooled:
         """The same with more data: exactly what pooling everything at once would have given.
 
         Units of the same name add up (events and trials, counts and exposures; estimates by their precisions), new
-        names come at the end; where units have no names they are matched by position. The priors stay what they were.
+        names come at the end; where units have no names they are matched by position. The priors stay what they were
+        (defaults that are scaled by the data: by the first data). The log marginal likelihood is that of both data
+        sets as they came, so that it counts in how many ways events fell into the first and the second.
 
         Examples
         --------

@@ -65,8 +65,10 @@ class Population:
     def summary(self) -> pandas.DataFrame:
         """The parameters: index `parameter`, columns mean sd q05 q50 q95.
 
-        For empirical Bayes mean and q50 are the estimate, sd its standard error, and q05 and q95 an interval from it,
-        formed on the scale of the search (logs of sds); they are nan where the estimate is at its limit.
+        Of populations on the link scale mean and sd are on that scale (logits, logs); the sd of point_normal is that of
+        its normal part, those of scale_mixture, unimodal and npmle are of the whole. For empirical Bayes mean and q50
+        are the estimate, sd its standard error, and q05 and q95 an interval from it, formed on a scale where it is
+        more nearly normal (logs of sds); they are nan where the curvature of the likelihood does not tell.
         """
         import pandas
 

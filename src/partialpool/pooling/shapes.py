@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -419,7 +419,7 @@ class Marginal:
     mean: float
     variance: float
     extra: float
-    shape: Shape
+    shape: Shape = field(repr=False)
 
     def log_density(self, y: ArrayLike) -> Array:
         """Log density (normal) or log probability (counts) of data y, of its shape."""
