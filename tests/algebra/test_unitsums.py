@@ -57,6 +57,16 @@ def test_rising(log_a):
     assert out[1] == 0.0
 
 
+@pytest.mark.parametrize("a", [0.5, 15.0, 1500.0, 1e6])
+@pytest.mark.parametrize("y", [1e3, 1e6, 1e9])
+def test_rising_over_very_many_factors(a, y):
+    out = np.zeros(1)
+    add_rising(np.array([np.log(a)]), np.array([y]), np.ones(1), np.zeros(1), out)
+    terms = [special.gammaln(a + y), special.gammaln(a), y * np.log(a)]
+    # each of the three terms of the reference, and the result, is rounded: some units of the largest one's last place
+    assert out[0] == pytest.approx(terms[0] - terms[1] - terms[2], abs=8 * np.spacing(max(map(abs, terms))))
+
+
 @pytest.mark.parametrize("log_size", [-8.0, 0.0, 6.0, 20.0, np.inf])
 def test_beta_binomial(log_size, rng):
     n = rng.integers(0, 60, 40).astype(float)

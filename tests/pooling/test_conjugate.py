@@ -196,6 +196,24 @@ def test_beta_sd_prior_is_cut_where_no_beta_distribution_is():
     assert pooled.summary().loc["mean", "mean"] == pytest.approx((weights * M).sum(), rel=1e-3)
 
 
+def test_beta_mean_prior_with_ends():
+    # the sd's prior is cut within the largest sd of each mean, and both are normalised together
+    m, t = (np.arange(300) + 0.5) / 1000 + 0.1, (np.arange(300) + 0.5) / 300
+    M, T = np.meshgrid(m, t, indexing="ij")
+    largest = np.sqrt(M * (1 - M))
+    prior = stats.halfnorm(scale=0.1).pdf(T * largest) * largest
+    size = 1 / T**2 - 1
+    logs = sum(stats.betabinom.logpmf(y, n, M * size, (1 - M) * size) for y, n in zip(EVENTS, TRIALS, strict=True))
+    total = np.log((prior * np.exp(logs)).sum() / prior.sum())
+    pooled = pp.pool(EVENTS, trials=TRIALS, priors={"mean": pp.Uniform(0.1, 0.4), "sd": pp.HalfNormal(0.1)})
+    assert pooled.log_marginal_likelihood == pytest.approx(total, abs=1e-3)
+
+
+def test_beta_mean_prior_away_from_the_data():
+    pooled = pp.pool([5, 31, 6, 29], trials=[10, 50, 9, 40], priors={"mean": pp.Uniform(0.1, 0.4)})
+    assert 0.1 <= pooled.summary().loc["mean", "q05"] <= pooled.summary().loc["mean", "q95"] <= 0.4
+
+
 def test_gamma_flat_prior_of_the_mean_is_refused():
     # the likelihood of a rate near shape 0 falls as mean^(-shape J): not integrable for any number of units
     with pytest.raises(PriorError, match="mean"):

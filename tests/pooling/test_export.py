@@ -68,7 +68,7 @@ def test_draws_are_of_the_posterior(family):
 
 
 def test_theta_and_the_parameters_belong_together():
-    # where the sd is large theta spreads: draws of one node go with draws of its units
+    # where the sd is large theta spreads, and where the mean is high so are the units
     pooled = pp.pool(np.array([0.1, -0.2, 0.4, 0.0, -0.3, 0.2]), se=1.0)
     posterior = pooled.to_arviz(20_000)["posterior"]
     spread = posterior["theta"].values[0].std(axis=1)

@@ -55,7 +55,8 @@ def test_every_prior_of_the_sd_against_quadrature(prior, law):
 
     low, high = prior.support
     edges = np.unique(np.clip([0, 1e-3, 0.1, 0.5, 1, 2, 3, 5, 7, 20, 100, 1e4, 1e6], low, high))
-    parts = [[integrate.quad(lambda sd, k=k: sd**k * joint(sd), a, b, epsabs=0, epsrel=1e-9, limit=200)[0] for k in (0, 1)]
+    options = {"epsabs": 0, "epsrel": 1e-9, "limit": 200}
+    parts = [[integrate.quad(lambda sd, k=k: sd**k * joint(sd), a, b, **options)[0] for k in (0, 1)]
              for a, b in itertools.pairwise(edges)]  # fmt: skip
     total, first = np.sum(parts, axis=0)
     assert pooled.log_marginal_likelihood == pytest.approx(np.log(total), abs=2e-6)

@@ -14,9 +14,13 @@ EVENTS, TRIALS = np.array([1, 3, 5, 0, 2, 20]), np.array([10, 10, 12, 5, 9, 20])
 COUNTS, EXPOSURE = np.array([4, 0, 11, 2, 7]), np.array([3.0, 1.5, 4.0, 2.5, 1.0])
 DATA = {
     "normal": ((Y,), {"se": SE}, lambda eta: stats.norm.logpdf(Y[:, None], eta, SE[:, None])),
-    "binomial": ((EVENTS,), {"trials": TRIALS}, lambda eta: stats.binom.logpmf(EVENTS[:, None], TRIALS[:, None], expit(eta))),
+    "binomial": (
+        (EVENTS,), {"trials": TRIALS},
+        lambda eta: stats.binom.logpmf(EVENTS[:, None], TRIALS[:, None], expit(eta)),
+    ),
     "poisson": (
-        (COUNTS,), {"exposure": EXPOSURE}, lambda eta: stats.poisson.logpmf(COUNTS[:, None], EXPOSURE[:, None] * np.exp(eta)),
+        (COUNTS,), {"exposure": EXPOSURE},
+        lambda eta: stats.poisson.logpmf(COUNTS[:, None], EXPOSURE[:, None] * np.exp(eta)),
     ),
 }  # fmt: skip
 

@@ -366,6 +366,10 @@ def test_very_large_counts_and_very_small_errors():
     for pooled in (pp.pool(events, trials=n), pp.pool(events, trials=n, population="normal")):
         np.testing.assert_allclose(pooled.table["mean"], events / n, rtol=1e-6)
         np.testing.assert_allclose(pooled.table["sd"], law.std(), rtol=1e-3)
+        assert pooled.accuracy.trusted
+    # three rates that are as good as known: the population is that of 1,000 times fewer trials
+    many, fewer = pp.pool(events, trials=n).summary(), pp.pool(events // 1000, trials=n // 1000).summary()
+    np.testing.assert_allclose(many.loc["sd", ["q05", "q50", "q95"]], fewer.loc["sd", ["q05", "q50", "q95"]], rtol=5e-3)
     for pooled in (pp.pool(events, exposure=1e9), pp.pool(events, exposure=1e9, population="normal")):
         np.testing.assert_allclose(pooled.table["mean"], events / n, rtol=1e-6)
         np.testing.assert_allclose(pooled.table["sd"], np.sqrt(events) / n, rtol=1e-3)

@@ -166,7 +166,7 @@ def test_marginal_of_binomial_over_beta_is_beta_binomial(log_a, log_b, n, data):
     a, b = 10**log_a, 10**log_b
     y = np.array([0, n, data.draw(st.integers(0, n))])
     marginal = pp.pool([1], trials=[2], population=pp.Beta(a, b)).population.marginal(n)
-    # scipy's own differences of log-beta functions lose digits as alpha + beta grows: judged by sums of logs of ratios there
+    # scipy's differences of log-beta functions lose digits as alpha + beta grows: judged by sums of logs there
     np.testing.assert_allclose(
         marginal.log_density(y), [exact_beta_binomial(k, n, a, b) for k in y], rtol=1e-10, atol=1e-10
     )

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.algebra.elementary import decay
+from partialpool.algebra.elementary import artanh_rest, decay
 from partialpool.algebra.jit import helper
 from partialpool.algebra.special import HALF_LOG_TWO_PI, STIRLING, clamped, stirling_rest
 
@@ -58,17 +58,7 @@ def log1p_rest(v: float) -> float:
     """
     s = v / (2.0 + v)
     z = s * s
-    p = 1.0 / 23.0 + z * (1.0 / 25.0)
-    p = 1.0 / 21.0 + z * p
-    p = 1.0 / 19.0 + z * p
-    p = 1.0 / 17.0 + z * p
-    p = 1.0 / 15.0 + z * p
-    p = 1.0 / 13.0 + z * p
-    p = 1.0 / 11.0 + z * p
-    p = 1.0 / 9.0 + z * p
-    p = 1.0 / 7.0 + z * p
-    p = 1.0 / 5.0 + z * p
-    p = 1.0 / 3.0 + z * p
+    p = artanh_rest(z)
     return s * (2.0 * z * p - v)
 
 

@@ -230,7 +230,7 @@ def rising_far(a: float, y: float) -> tuple[float, float, float]:
     first_top, second_top, third_top = stirling_series(top)
     first, second, third = stirling_series(a)
     drop = a * (second_top - second)
-    value = a * curved + (y - 0.5) * (curved + x) + first_top - first
+    value = a * curved + (y - 0.5) * math.log1p(x) + first_top - first
     return value, a * curved + drop, a * (curved + x * (y / top)) + drop + a * a * (third_top - third)
 
 
@@ -299,7 +299,7 @@ def log_rising(a: float, log_a: float, y: float) -> float:
     if y > FEW and a >= STIRLING:
         x = y / a
         curved = log1p_minus(x)
-        return a * curved + (y - 0.5) * (curved + x) + stirling_series(a + y)[0] - stirling_series(a)[0]
+        return a * curved + (y - 0.5) * math.log1p(x) + stirling_series(a + y)[0] - stirling_series(a)[0]
     factors = y if y <= FEW else 10.0
     product = 1.0
     scale = 1.0 / a if a > 1.0 else 1.0
@@ -316,7 +316,7 @@ def log_rising(a: float, log_a: float, y: float) -> float:
         rest = y - factors
         x = rest / top
         curved = log1p_minus(x)
-        far = top * curved + (rest - 0.5) * (curved + x) + stirling_series(a + y)[0] - stirling_series(top)[0]
+        far = top * curved + (rest - 0.5) * math.log1p(x) + stirling_series(a + y)[0] - stirling_series(top)[0]
         value += far + rest * (math.log(top) - log_a)
     return value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from partialpool.algebra.elementary import exponential, log1p_share
+from partialpool.algebra.elementary import artanh_rest, exponential, log1p_share
 from partialpool.algebra.jit import helper
 from partialpool.algebra.special import (
     HALF_LOG_TWO_PI,
@@ -116,16 +116,7 @@ def _log1p_minus_near(u):
     r = 1.0 / (2.0 + u)
     s = u * r
     z = s * s
-    p = 1.0 / 21.0
-    p = 1.0 / 19.0 + z * p
-    p = 1.0 / 17.0 + z * p
-    p = 1.0 / 15.0 + z * p
-    p = 1.0 / 13.0 + z * p
-    p = 1.0 / 11.0 + z * p
-    p = 1.0 / 9.0 + z * p
-    p = 1.0 / 7.0 + z * p
-    p = 1.0 / 5.0 + z * p
-    p = 1.0 / 3.0 + z * p
+    p = artanh_rest(z)
     return 2.0 * s * z * p - u * u * r
 
 

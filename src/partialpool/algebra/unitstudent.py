@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.algebra.elementary import exponential
+from partialpool.algebra.elementary import artanh_rest, exponential
 from partialpool.algebra.jit import helper
 from partialpool.algebra.special import HALF_LOG_TWO_PI, LARGEST_EXPONENT, half_step
 from partialpool.algebra.unitlikelihood import (
@@ -74,16 +74,7 @@ def subtract_logs(b: float, pole2: float, centre: float, near: float, far: float
         u = math.sqrt(math.sqrt((pole2 + r * r) * inverse))
         s = (u - 1.0) / (u + 1.0)
         z = s * s
-        p = 1.0 / 21.0
-        p = 1.0 / 19.0 + z * p
-        p = 1.0 / 17.0 + z * p
-        p = 1.0 / 15.0 + z * p
-        p = 1.0 / 13.0 + z * p
-        p = 1.0 / 11.0 + z * p
-        p = 1.0 / 9.0 + z * p
-        p = 1.0 / 7.0 + z * p
-        p = 1.0 / 5.0 + z * p
-        p = 1.0 / 3.0 + z * p
+        p = artanh_rest(z)
         out[i] -= 8.0 * b * (s + s * z * p)
     return middle
 

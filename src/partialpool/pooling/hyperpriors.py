@@ -181,8 +181,8 @@ def _check_shares(asked: Mapping[str, Any], kind: str) -> None:
         low, high = prior.support
         if low < 0 or high > 1:
             raise PriorError(
-                f"{name!r} lies between 0 and 1, and {prior} reaches beyond; write Beta(1, 1) or Uniform(0.1, 0.4), for "
-                "example."
+                f"{name!r} lies between 0 and 1, and {prior} reaches beyond; write Beta(1, 1) or Uniform(0.1, 0.4), "
+                "for example."
             )
 
 

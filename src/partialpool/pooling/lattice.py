@@ -48,27 +48,20 @@ DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Lattice:
-    """A density on the nodes of a lattice.
+class WeightedNodes:
+    """A density on nodes with weights.
 
     Attributes
     ----------
     nodes : (K, d) points; weights : (K,), they sum to 1.
     log_normaliser : log of the integral of the density.
-    error : the largest difference between the full and the coarser lattice: of the log of the integral, of means (in
-        sds) and of log sds.
-    index : (K, d) whole numbers; log_density : (K,); centre (d,), factor (d, d), step: x = centre + step factor index.
+    error : as measured.
     """
 
     nodes: Array
     weights: Array
     log_normaliser: float
     error: float
-    index: Ints
-    log_density: Array
-    centre: Array
-    factor: Array
-    step: float
 
     def significant(self, mass: float = 1e-6) -> tuple[Array, Array]:
         """The nodes and weights that are left when the lightest, `mass` of all together, are dropped."""
@@ -76,6 +69,24 @@ class Lattice:
         keep = np.sort(order[np.cumsum(self.weights[order]) > mass])
         weights = self.weights[keep]
         return self.nodes[keep], weights / weights.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice(WeightedNodes):
+    """A density on the nodes of a lattice.
+
+    Attributes
+    ----------
+    error : the largest difference between the full and the coarser lattice: of the log of the integral, of means (in
+        sds) and of log sds.
+    index : (K, d) whole numbers; log_density : (K,); centre (d,), factor (d, d), step: x = centre + step factor index.
+    """
+
+    index: Ints
+    log_density: Array
+    centre: Array
+    factor: Array
+    step: float
 
     def quantiles(self, function: Callable[[Array], Array], probabilities: ArrayLike) -> Array:
         """Quantiles of a function of the hyperparameters, (N, d) -> (N,).

@@ -17,7 +17,7 @@ from partialpool.inference.importance import (
 )
 from partialpool.inference.proposal import at_mode, from_weighted
 from partialpool.inference.sobol import Sobol
-from partialpool.pooling.lattice import LogDensity, peak_of
+from partialpool.pooling.lattice import LogDensity, WeightedNodes, peak_of
 
 Array = NDArray[np.float64]
 
@@ -28,24 +28,13 @@ ENOUGH = 2000.0
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
-    """A density on weighted nodes; see `partialpool.pooling.lattice.Lattice`, whose methods it shares.
+class Sampled(WeightedNodes):
+    """A density on nodes that were drawn.
 
     error : 1 / sqrt(effective sample size), about the error of a mean in sds; pareto_k : of the weights' tail.
     """
 
-    nodes: Array
-    weights: Array
-    log_normaliser: float
-    error: float
     pareto_k: float
-
-    def significant(self, mass: float = 1e-6) -> tuple[Array, Array]:
-        """Nodes and weights without the lightest, of `mass` together."""
-        order = np.argsort(self.weights)
-        keep = np.sort(order[np.cumsum(self.weights[order]) > mass])
-        weights = self.weights[keep]
-        return self.nodes[keep], weights / weights.sum()
 
     def quantiles(self, function: Callable[[Array], Array], probabilities: ArrayLike) -> Array:
         """Quantiles of a function of the hyperparameters, (N, d) -> (N,)."""
