@@ -15,11 +15,13 @@ from partialpool.algebra.mixture import mixture_summary
 from partialpool.errors import InferenceError, ModelError
 from partialpool.inference.importance import weighted_moments
 from partialpool.inference.optimum import Status, negative_hessian
-from partialpool.pooling.conjugate import BetaModel, GammaModel, NormalModel, PopulationModel
+from partialpool.pooling.conjugate import BetaModel, GammaModel
 from partialpool.pooling.grid import GridPosterior
 from partialpool.pooling.hyperpriors import HyperPriors, moment_orders
 from partialpool.pooling.lattice import Lattice, Peak, explore, find_mode, peak_of, polished, with_differences
-from partialpool.pooling.linked import LinkModel, NormalGridModel
+from partialpool.pooling.linked import LinkModel
+from partialpool.pooling.models import PopulationModel
+from partialpool.pooling.normal import NormalGridModel, NormalModel
 from partialpool.pooling.population import ParameterRow, Population, typical_variance
 from partialpool.pooling.posteriors import BetaPosterior, GammaPosterior, NormalPosterior, UnitPosterior
 from partialpool.pooling.sampling import Sampled, sample
@@ -64,6 +66,8 @@ SAMPLED_UNITS = 10_000
 DROPPED, DROPPED_LARGE, LARGE = (1e-7, 1e-6, 1e-4, 1e-4), 1e-5, 20_000
 #: Negative second derivatives of the log likelihood below this are none.
 FLAT_CURVATURE = 1e-4
+#: Another peak this far below the highest, on the log scale, weighs nothing.
+FAR_BELOW = 15.0
 #: A maximum this close to that of an sd of 0 is at 0.
 AT_ZERO = 1e-9
 
@@ -126,9 +130,9 @@ def model_of(units: Units, kind: str, priors: HyperPriors, threads: int, profile
             return NormalModel(units, priors, threads, profile=profile)
         return NormalGridModel(units, priors, threads)
     if kind == "beta":
-        return BetaModel(units, priors, threads)
+        return BetaModel(units, priors, threads, likelihood_alone=profile)
     if kind == "gamma":
-        return GammaModel(units, priors, threads)
+        return GammaModel(units, priors, threads, likelihood_alone=profile)
     return LinkModel(units, priors, kind, threads, likelihood_alone=profile)
 
 
@@ -155,7 +159,11 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     if model.d <= MOST_ON_LATTICE:
         thorough = model.d <= 2 and model.cost * 10**model.d < CHEAP and units.n < LARGE
         peak = _peak(model, density)
-        explored = explore(density, peak, thorough=thorough, budget=MOST_WORK // max(1, model.cost))
+        peaks = [peak, *(peak_of(density, start, model.spread) for start in model.other_starts)]
+        peaks.sort(key=lambda found: -found.value)
+        others = [found.point for found in peaks[1:] if found.value > peaks[0].value - FAR_BELOW]
+        budget = MOST_WORK // max(1, model.cost)
+        explored = explore(density, peaks[0], thorough=thorough, budget=budget, others=others)
         reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
         trusted = explored.error < 0.02
     else:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from partialpool._version import __version__
 from partialpool.errors import ModelError
 from partialpool.pooling.lattice import Lattice
+from partialpool.pooling.posteriors import NormalPosterior
 
 if TYPE_CHECKING:
     import xarray
@@ -47,8 +48,12 @@ def to_arviz(pooled: Pooled, n_draws: int = 4000) -> xarray.DataTree:
         raise ModelError(f"{units.n:,} units are too many for an ArviZ tree; use .table, .draws() or .rank().")
     rng = np.random.default_rng(np.random.SeedSequence(pooled.seed, spawn_key=(42,)))
     nodes = pooled.node_draws(count, rng)
-    theta = pooled.posterior.draws(nodes, rng)
-    hyper = _hyperparameters(pooled, nodes, rng)
+    if isinstance(pooled.posterior, NormalPosterior):
+        coefficients = pooled.posterior.coefficient_draws(nodes, rng)
+        theta = pooled.posterior.draws(nodes, rng, coefficients=coefficients)
+    else:
+        coefficients, theta = np.empty((count, 0)), pooled.posterior.draws(nodes, rng)
+    hyper = _hyperparameters(pooled, nodes, coefficients, rng)
     name = units.label or {"normal": "estimate", "binomial": "events", "poisson": "counts"}[units.family]
     coords = {"chain": [0], "draw": np.arange(count), "unit": units.names}
     by_unit = ("chain", "draw", "unit")
@@ -78,17 +83,14 @@ def _attributes(pooled: Pooled) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hyperparameters(pooled: Pooled, nodes: Ints, rng: np.random.Generator) -> dict[str, Array]:
-    """Draws of the population's parameters that go with the nodes drawn; none where it is known."""
+def _hyperparameters(pooled: Pooled, nodes: Ints, coefficients: Array, rng: np.random.Generator) -> dict[str, Array]:
+    """Draws of the population's parameters that go with the nodes and coefficients drawn; constant where known."""
     found = pooled.found
     if found.model is None or found.nodes is None:
         return {name: np.full(len(nodes), row.mean) for name, row in pooled.population.rows.items()}
     x = found.nodes[nodes]
-    names, means, sds = found.model.coefficients_given(found.nodes)
-    out = {
-        name: means[nodes, i] + sds[nodes, i] * rng.standard_normal(len(nodes)) * (pooled.method == "bayes")
-        for i, name in enumerate(names)
-    }
+    names = found.model.coefficients_given(found.nodes[:1])[0]
+    out = {name: coefficients[:, i] for i, name in enumerate(names)}
     if isinstance(found.explored, Lattice):
         x = _between(found.explored, x, rng)
     return {**out, **found.model.parameters(x)}

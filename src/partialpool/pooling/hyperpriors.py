@@ -106,6 +106,11 @@ def read_priors(units: Units, kind: str, priors: Any, defaults: Mapping[str, Any
             )
         if name == "null_share" and not 0 < value < 1:
             raise PriorError(f"'null_share' lies between 0 and 1, and {value:g} does not.")
+    if kind in RELATIVE and units.X is not None and {"sd", "tau"} & set(asked):
+        raise PriorError(
+            f"With covariates the sd of a {kind} population depends on the unit's mean; set 'relative_sd', the sd in "
+            f"units of {RELATIVE[kind]}."
+        )
     _check_shares(asked, kind)
     table = resolve_priors(asked, [slot for slot in slots if slot.name not in known])
     return HyperPriors(table, known)

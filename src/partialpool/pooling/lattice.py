@@ -12,7 +12,7 @@ form a coarser lattice; what both say is compared, and the step is halved until 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -29,7 +29,7 @@ LogDensity = Callable[[Array], Array]
 
 #: The first step, in standard deviations (halved where the measured error asks for it); the lattice ends where the
 #: density has fallen to exp(-drop) of its maximum; coarse and full lattice may differ by so much.
-STEP, DROP, TOLERANCE = 0.8, 23.0, 1e-8
+STEP, DROP, TOLERANCE = 0.8, 23.0, 1e-7
 #: The same where an evaluation is dear: data so large leave a density that is as good as normal.
 LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE = 1.0, 11.0, 2e-3
 HALVINGS = 4
@@ -233,7 +233,14 @@ def polished(log_density: LogDensity, guess: Peak) -> Peak | None:
     return None
 
 
-def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budget: int = MOST_NODES) -> Lattice:
+def explore(
+    log_density: LogDensity,
+    peak: Peak,
+    *,
+    thorough: bool = True,
+    budget: int = MOST_NODES,
+    others: Sequence[Array] = (),
+) -> Lattice:
     """Integrate a density over the whole space, adaptively.
 
     Parameters
@@ -246,6 +253,8 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budge
         Whether evaluations are cheap: the lattice is then finer and wider than anybody asks for.
     budget : int
         The step is not halved where that would take more nodes than this; the measured error then says what is left.
+    others : sequence of (d,)
+        Other peaks, from which the lattice grows too.
 
     Raises
     ------
@@ -266,7 +275,7 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budge
     step, drop, tolerance = (STEP, DROP, TOLERANCE) if thorough else (LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE)
     tolerance = max(tolerance, 10 * ROUNDING * abs(peak.value))
     for number in range(HALVINGS + 1):
-        lattice = _filled(log_density, peak, factor, step, drop)
+        lattice = _filled(log_density, peak, factor, step, drop, others)
         if (
             lattice.error <= tolerance
             or 2 ** len(factor) * len(lattice.nodes) > min(budget, MOST_NODES)
@@ -277,13 +286,18 @@ def explore(log_density: LogDensity, peak: Peak, *, thorough: bool = True, budge
     return lattice
 
 
-def _filled(log_density: LogDensity, peak: Peak, factor: Array, step: float, drop: float) -> Lattice:
-    """The lattice of one step, grown from its centre."""
+def _filled(
+    log_density: LogDensity, peak: Peak, factor: Array, step: float, drop: float, others: Sequence[Array] = ()
+) -> Lattice:
+    """The lattice of one step, grown from its centre and from the nodes nearest to other peaks."""
     centre = peak.point
     d = centre.size
+    seeds = {(0,) * d}
+    for other in others:
+        seeds.add(tuple(np.rint(np.linalg.solve(factor, other - centre) / step).astype(np.int64).tolist()))
     neighbours = np.concatenate([np.eye(d, dtype=np.int64), -np.eye(d, dtype=np.int64)])
-    seen: set[tuple[int, ...]] = {(0,) * d}
-    frontier = np.zeros((1, d), dtype=np.int64)
+    seen: set[tuple[int, ...]] = set(seeds)
+    frontier = np.array(sorted(seeds), dtype=np.int64).reshape(-1, d)
     indices, heights = [], []
     count, highest = 0, peak.value
     while len(frontier):
@@ -313,6 +327,7 @@ def _filled(log_density: LogDensity, peak: Peak, factor: Array, step: float, dro
     half = _moments(nodes[even], height[even], volume + np.log(2.0))
     sd = full[2]
     error = max(
+        float(np.exp(-drop)),  # what the lattice leaves out
         abs(full[0] - half[0]),
         float((np.abs(full[1] - half[1]) / sd).max()),
         float(np.abs(np.log(np.maximum(half[2], 1e-300) / sd)).max()),

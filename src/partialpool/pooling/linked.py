@@ -17,16 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra.unitpass import component_integrals
-from partialpool.pooling.conjugate import NormalModel, PopulationModel, wanted
+from partialpool.pooling.bounds import to_line
 from partialpool.pooling.grid import GridPosterior
 from partialpool.pooling.hyperpriors import HyperPriors, link_scale
 from partialpool.pooling.mixtures import NormalMixturePosterior
-from partialpool.pooling.posteriors import NormalPosterior, UnitPosterior
-from partialpool.pooling.shapes import FAMILIES, NORMAL, STUDENT, Components, ComponentShape, NormalShape
+from partialpool.pooling.models import PopulationModel, wanted
+from partialpool.pooling.posteriors import UnitPosterior
+from partialpool.pooling.shapes import FAMILIES, NORMAL, STUDENT, Components, ComponentShape
 from partialpool.pooling.units import Units
 
 Array = NDArray[np.float64]
 
+#: Up to so many units the place of nulls may have several peaks.
+FEW_UNITS = 100
 #: Components x units integrated at a time.
 BLOCK = 2_000_000
 
@@ -48,67 +51,6 @@ def spread_start(units: Units) -> float:
     total = float(np.var(value))
     noise = float(np.mean(se**2))
     return math.sqrt(max(total - noise, 0.05 * total, 1e-4 * noise))
-
-
-class NormalGridModel(NormalModel):
-    """The normal model where the prior of a coefficient is not normal, or the mean is known.
-
-    x is the coefficients (none where the mean is known) and log tau.
-    """
-
-    def __init__(self, units: Units, priors: HyperPriors, threads: int = 1) -> None:
-        super().__init__(units, priors, threads, profile=True)
-        self.likelihood_alone = False
-        self.known = priors.known.get("mean")
-        free = 0 if self.known is not None else len(self.names)
-        self.d = free + 1
-        self.sd_at = free
-        tau = math.exp(float(self.start[0]))
-        own = self.conditional(np.array([tau]))[0][0]
-        self.__dict__.pop("sd_bounds", None)
-        self.start = np.array([*own[:free], self.sd_coordinate(tau)])
-        width = math.sqrt((float(np.mean(self.variance)) + tau**2) / units.n)
-        scales = np.ones(free) if units.X is None else np.array([1.0, *(1 / np.std(units.X[:, 1:], axis=0))])[:free]
-        self.spread = np.concatenate([width * scales, self.spread])
-
-    def _coefficients(self, x: Array) -> Array:
-        return x[:, :-1] if self.known is None else np.full((len(x), 1), self.known)
-
-    def log_likelihood(self, x: Array) -> Array:
-        """See `PopulationModel`."""
-        return self.likelihood_at(self._coefficients(x), self.sd_of(x[:, -1]))
-
-    def log_prior(self, x: Array) -> Array:
-        """See `PopulationModel`."""
-        total = self.sd_prior(x[:, -1])
-        if self.known is None:
-            total = total + (
-                self.coefficient_priors(x[:, :-1])
-                if self.units.X is not None
-                else self.priors["mean"].log_density(x[:, 0])
-            )
-        return np.asarray(total)
-
-    def parameters(self, x: Array) -> dict[str, Array]:
-        """See `PopulationModel`."""
-        b = self._coefficients(x)
-        return {**{name: b[:, i] for i, name in enumerate(self.names)}, "sd": self.sd_of(x[:, -1])}
-
-    def coefficients_given(self, x: Array) -> tuple[tuple[str, ...], Array, Array]:
-        """See `PopulationModel`: none, they are coordinates."""
-        return PopulationModel.coefficients_given(self, x)
-
-    def shape(self, x: Array, weights: Array, row: Array) -> NormalShape:
-        """See `PopulationModel`."""
-        return NormalShape(weights, self._coefficients(x) @ row, self.sd_of(x[:, -1]))
-
-    def posterior(self, x: Array, weights: Array) -> NormalPosterior:
-        """See `PopulationModel`."""
-        means = self._coefficients(x)
-        covariance = np.zeros((len(x), means.shape[1], means.shape[1]))
-        X = self.X if self.units.X is not None else None
-        tau2 = self.sd_of(x[:, -1]) ** 2
-        return NormalPosterior(self.units.y, self.variance, X, tau2, means, covariance, weights, threads=self.threads)
 
 
 class LinkModel(PopulationModel):
@@ -140,11 +82,11 @@ class LinkModel(PopulationModel):
             assert units.X is not None
             self.spread[1:p] = self.spread[0] / np.std(units.X[:, 1:], axis=0)
         spread = spread_start(units)
-        self.start[self.sd_at] = self.sd_coordinate(spread)
+        self.start[self.sd_at] = to_line(spread, *self.sd_bounds)
         if kind == "student_t":
             self.start[-1] = math.log(8.0)
         elif kind == "point_normal":
-            self.start[self.sd_at] = self.sd_coordinate(2 * spread)
+            self.start[self.sd_at] = to_line(2 * spread, *self.sd_bounds)
         self.code = FAMILIES.index(units.family)
 
     def _parts(self, x: Array) -> tuple[Array, Array, Array, Array]:
@@ -249,6 +191,14 @@ class LinkModel(PopulationModel):
             own = x[:, : self.free] @ row
             c = replace(c, location=own[c.node])
         return ComponentShape(self.units.family, weights, c)
+
+    @property
+    def other_starts(self) -> list[Array]:
+        """See `PopulationModel`: any unit's own value may be that of the nulls."""
+        if self.kind != "point_normal" or not self.free or self.units.X is not None or self.units.n > FEW_UNITS:
+            return []
+        values = np.unique(np.quantile(link_data(self.units)[0], np.linspace(0, 1, 5)))
+        return [np.array([value, *self.start[1:]]) for value in values]
 
     @property
     def cost(self) -> int:

@@ -217,11 +217,20 @@ class NormalPosterior(InPieces):
 
         return over_parts(self, units, self.tau2.size, work)
 
-    def draws(self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None) -> Array:
-        """See `UnitPosterior`; the units of a draw share its coefficients."""
+    def coefficient_draws(self, nodes: Ints, rng: np.random.Generator) -> Array:
+        """One draw of the coefficients for each node named, (n, p)."""
         p = self.means.shape[1]
         roots = np.linalg.cholesky(self.covariance + 1e-300 * np.eye(p)) if self.covariance.any() else self.covariance
-        coefficients = self.means[nodes] + np.einsum("npq,nq->np", roots[nodes], rng.standard_normal((len(nodes), p)))
+        return np.asarray(
+            self.means[nodes] + np.einsum("npq,nq->np", roots[nodes], rng.standard_normal((len(nodes), p)))
+        )
+
+    def draws(
+        self, nodes: Ints, rng: np.random.Generator, units: Ints | None = None, coefficients: Array | None = None
+    ) -> Array:
+        """See `UnitPosterior`; the units of a draw share its coefficients, drawn here unless they are given."""
+        if coefficients is None:
+            coefficients = self.coefficient_draws(nodes, rng)
         piece: Ints | slice = slice(None) if units is None else units
         y, v = self.y[piece], self.variance[piece]
         location = coefficients[:, :1] if self.X is None else coefficients @ self.X[piece].T
