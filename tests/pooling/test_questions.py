@@ -77,6 +77,8 @@ class Posterior:
 
 
 class Population:
+    kind = "normal"
+
     def __init__(self, point):
         self.atoms = (np.zeros(1), np.array([point])) if point > 0 else (np.empty(0), np.empty(0))
 
