@@ -20,6 +20,8 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 PY := $(VENV)/bin/python
 DEMO_PY := $(DEMO_VENV)/bin/python
+# Processes that share the suite; a file of tests stays in one of them.
+WORKERS ?= 2
 PIP_FLAGS := --quiet --disable-pip-version-check
 SOURCES := $(shell find src -name '*.py' -o -name '*.csv' 2>/dev/null)
 
@@ -49,7 +51,7 @@ demo: $(DEMO_VENV)/.installed
 	@$(DEMO_PY) -m partialpool demo --out demo
 
 test: $(VENV)/.test
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	@status=0; \

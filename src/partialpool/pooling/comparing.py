@@ -25,6 +25,7 @@ from partialpool.pooling.marginals import (
     BLOCK,
     MANY_UNITS,
     atom_places,
+    check_place,
     chunks,
     independent,
     numbers,
@@ -90,6 +91,7 @@ def exceeds(pooled: Pooled, threshold: ArrayLike, *, below: bool = False) -> pan
     if isinstance(threshold, pandas.Series) and units.named:
         threshold = _matched(pooled, threshold)
     limit = numbers("threshold", threshold, units.n)
+    check_place(pooled, limit, "threshold")
     uniform = bool(np.all(limit == limit[0]))
     at: float | Array = float(limit[0]) if uniform else limit
     not_above = np.asarray(pooled.posterior.cdf(at), dtype=np.float64)
@@ -219,6 +221,9 @@ def compare(pooled: Pooled, a: Any, b: Any = None) -> Comparison | pandas.DataFr
     >>> len(pooled.compare("A"))
     7
     """
+    for side in (a, b):
+        if isinstance(side, list | tuple | np.ndarray):
+            raise ModelError("compare takes one unit against another, or one against all: name a unit, not a list.")
     first = pooled.units.position(a)
     if b is None:
         if pooled.units.n < 2:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.pooling.marginals import atom_places, raw_and_mean
+from partialpool.pooling.marginals import atom_places, check_place, raw_and_mean
 from partialpool.pooling.shapes import to_natural
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
     ----------
     pooled : Pooled
     null : float, optional
-        The value that counts as no effect; the Pooled's own if not given. A point_normal population of events or
-        counts learns where its nulls lie: there the lfdr is the probability to be one of them.
+        The value that counts as no effect; the Pooled's own if not given (0 for estimates). Populations without a
+        point there have no nulls: the list is then one of signs that are sure, by the lfsr, and lfdr is nan. A
+        point_normal population of events or counts learns where its nulls lie: there the lfdr is the probability to be
+        one of them.
     by : "auto" | "lfdr" | "lfsr"
         Which rate is averaged to the q-value. "auto": lfdr where the population has a point mass at the null,
         else lfsr.
@@ -80,6 +82,8 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
     not_above = np.asarray(pooled.posterior.cdf(value), dtype=np.float64)
     lfdr = np.clip(atom, 0.0, 1.0)
     lfsr = np.clip(np.minimum(not_above, 1.0 - not_above + (0.0 if learnt else atom)), lfdr, 1.0)
+    if rate == "lfsr" and not atom_places(pooled).size:
+        lfdr = np.full(lfsr.shape, np.nan)  # a population without points has no nulls to speak of
     raw, mean = raw_and_mean(pooled)
     q_value = q_values(lfdr if rate == "lfdr" else lfsr)
     columns = {"unit": pooled.units.names, "raw": raw, "mean": mean, "lfdr": lfdr, "lfsr": lfsr, "q_value": q_value}
@@ -158,8 +162,8 @@ def _null(pooled: Pooled, null: float | None) -> float:
     given: Any = pooled.null if null is None else null
     if given is None:
         raise ModelError(
-            f"The {pooled.family} family has no value of its own that counts as no effect: say which one with null=, "
-            "for example null=0.5 for a probability."
+            "These units have no value of their own that counts as no effect: say which with null= (such as null="
+            f"{0.5 if pooled.family == 'binomial' else 1.0}), or pool with population='point_normal', which learns it."
         )
     try:
         value = float(given)
@@ -167,12 +171,18 @@ def _null(pooled: Pooled, null: float | None) -> float:
         value = np.nan
     if not np.isfinite(value):
         raise ModelError(f"null must be a finite number, the value that counts as no effect; it is {given!r}.")
+    check_place(pooled, value, "null")
     return value
 
 
 def _rate(pooled: Pooled, null: float, by: str) -> str:
     if by not in BY:
         raise ModelError(f'by must be "auto", "lfdr" or "lfsr"; it is {by!r}.')
+    if by == "auto" and pooled.population.kind == "npmle" and not np.any(atom_places(pooled) == null):
+        raise ModelError(
+            f"A non-parametric population consists of points, and {null:g} is not one of them: how many units are null "
+            "cannot be said. Pool with population='point_normal' or 'scale_mixture', or ask for signs with by='lfsr'."
+        )
     has_point = bool(np.any(atom_places(pooled) == null))
     if by == "lfdr" and not has_point:
         raise ModelError(

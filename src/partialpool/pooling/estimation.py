@@ -68,6 +68,8 @@ DROPPED, DROPPED_LARGE, LARGE = (1e-7, 1e-6, 1e-4, 1e-4), 1e-5, 20_000
 FLAT_CURVATURE = 1e-4
 #: Another peak this far below the highest, on the log scale, weighs nothing.
 FAR_BELOW = 15.0
+#: Units x nodes beyond which components of link-scale populations that weigh little are dropped.
+MANY_NODES = 200_000
 #: A maximum this close to that of an sd of 0 is at 0.
 AT_ZERO = 1e-9
 
@@ -175,6 +177,8 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     if not trusted:
         notes.append("The quadrature over the hyperparameters did not settle; give the sd a prior with a scale.")
     mass = DROPPED[min(model.d, len(DROPPED)) - 1] if units.n < LARGE else DROPPED_LARGE
+    if isinstance(model, LinkModel) and units.n * len(explored.nodes) > MANY_NODES:
+        mass = max(mass, DROPPED[-1])
     x, weights = explored.significant(mass)
     row = _mean_row(units)
     shape = model.shape(x, weights, row)

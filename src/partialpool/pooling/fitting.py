@@ -69,7 +69,8 @@ def pool(
         which is their default.
     priors : mapping, optional
         By the names of the parameters, such as ``{"mean": pp.Normal(0, 10), "sd": pp.HalfCauchy(5)}``, or their texts;
-        a number in the place of a distribution for the mean means that it is known. ``priors="bda"`` is the
+        a number in the place of a distribution for the mean of estimates, or of a population on the link scale, means
+        that it is known. ``priors="bda"`` is the
         hyperprior (alpha + beta)^(-5/2) of a beta population.
     seed : int
         Of what is drawn (ranks, predictions, the ArviZ export); the pooled estimates need no random numbers.

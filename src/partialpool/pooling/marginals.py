@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from partialpool.errors import ModelError
 
@@ -191,3 +191,12 @@ def numbers(name: str, value: Any, count: int) -> Array:
             f"{name} is missing (NaN) at position {int(np.flatnonzero(np.isnan(full))[0])}; give a number."
         )
     return np.ascontiguousarray(full)
+
+
+def check_place(pooled: Pooled, values: ArrayLike, name: str) -> None:
+    """Refuse places where no true value can lie: 4, meant as 4 percent, is not a probability."""
+    places = np.asarray(values, dtype=np.float64)
+    if pooled.family == "binomial" and bool(np.any((places < 0) | (places > 1))):
+        raise ModelError(f"{name} must be a probability, between 0 and 1; 4% is 0.04.")
+    if pooled.family == "poisson" and bool(np.any(places < 0)):
+        raise ModelError(f"{name} must be a rate, which is not negative.")

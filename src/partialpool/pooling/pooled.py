@@ -16,6 +16,7 @@ from partialpool.pooling.estimation import Found, PoolAccuracy
 from partialpool.pooling.hyperpriors import HyperPriors
 from partialpool.pooling.population import Population
 from partialpool.pooling.posteriors import TABLE, UnitPosterior
+from partialpool.pooling.shapes import to_natural
 from partialpool.pooling.units import Units, merged, read_units
 from partialpool.spec.distributions import Distribution
 
@@ -147,8 +148,9 @@ class Pooled:
         weight is n / (n + alpha + beta), E / (E + rate) or tau^2 / (tau^2 + se^2) for conjugate populations, and
         1 - E[Var(eta | y, h) / tau^2] for normal ones on a link scale, eta the unit's parameter there and h the
         population's. Of estimates under mixtures of normals (point_normal, scale_mixture) it is its mean over the
-        components. For other populations it is how far the posterior mean follows the unit's own estimate: the
-        posterior variance given h over that of the estimate, at most 1. All of these agree where they meet. The
+        components. For other populations it is read off the estimate, (mean - m) / (raw - m) with m the population's
+        mean (where raw is close to m: the posterior variance over that of the estimate). All of these agree where
+        they meet. The
         intervals of the unit's own data are of Jeffreys' prior for counts, closed at 0 events and at all events.
         """
         return self._table.copy()
@@ -159,7 +161,7 @@ class Pooled:
 
         mean, sd = self.posterior.moments()
         low, high = self.posterior.quantiles(TABLE)
-        shrinkage = self.posterior.shrinkage()
+        shrinkage = self._shrinkage(mean)
         raw_low, raw_high = self.units.raw_interval(0.9, self.request.threads)
         columns = {
             "unit": self.units.names, "raw": self.units.raw, "mean": mean, "sd": sd, "q05": low, "q95": high,
@@ -169,6 +171,28 @@ class Pooled:
         if beside is not None:
             columns["bayes_q05"], columns["bayes_q95"] = beside
         return pandas.DataFrame(columns)
+
+    def _shrinkage(self, mean: Array) -> Array:
+        """The share of each unit's estimate that is the population's, (J,).
+
+        Where it has no closed form it is read off the estimate, (raw - mean) / (raw - population's), and, for units so
+        close to the population's mean that this says nothing, from how far the posterior mean follows the unit's own.
+        """
+        follows = self.posterior.shrinkage()
+        kind = self.population.kind
+        exact = kind in ("normal", "beta", "gamma") or (
+            self.family == "normal" and kind in ("point_normal", "scale_mixture")
+        )
+        if exact or self.units.X is not None or "mean" not in self.population.rows:
+            return follows
+        centre = self.population["mean"].mean
+        if kind != "npmle":
+            centre = float(to_natural(self.family, centre))
+        raw, spread = self.units.raw, self.units.own_sd(mean)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.clip((raw - mean) / (raw - centre), 0.0, 1.0)
+            known = (raw - centre) ** 2 / ((raw - centre) ** 2 + 0.25 * spread**2)
+        return np.where(np.isfinite(share), known * share + (1 - known) * follows, follows)
 
     def _beside_quantiles(self) -> Array | None:
         """Intervals that account for what was estimated, (2, J); None where nothing was or it does not matter."""
@@ -271,11 +295,19 @@ class Pooled:
 
         return significance(self, null, by)
 
-    def predict(self, units: Any = None, **options: Any) -> pandas.DataFrame:
-        """A unit's next events, counts or estimate: trials=, exposure= or se= say of what size."""
+    def predict(
+        self,
+        units: Any = None,
+        *,
+        trials: ArrayLike | None = None,
+        exposure: ArrayLike | None = None,
+        se: ArrayLike | None = None,
+        covariates: Any = None,
+    ) -> pandas.DataFrame:
+        """A unit's next events, counts or estimate of the size given (its own by default); units="new": a new unit."""
         from partialpool.pooling.prediction import predict
 
-        return predict(self, units, **options)
+        return predict(self, units, trials=trials, exposure=exposure, se=se, covariates=covariates)
 
     def meta_analysis(self, probability: float = 0.95) -> MetaAnalysis:
         """The meta-analyst's report: heterogeneity, intervals frequentist and Bayesian, small-study effects."""

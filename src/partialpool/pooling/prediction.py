@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from partialpool.errors import ModelError
 from partialpool.pooling.marginals import affordable, chunks, dense_quantiles, levels, numbers, positions
+from partialpool.pooling.shapes import Shape, marginal_of
 
 if TYPE_CHECKING:
     import pandas
@@ -48,6 +49,7 @@ def predict(
     trials: ArrayLike | None = None,
     exposure: ArrayLike | None = None,
     se: ArrayLike | None = None,
+    covariates: Any = None,
 ) -> pandas.DataFrame:
     """What a unit will show next: events in so many trials, a count in so much exposure, an estimate with such an se.
 
@@ -58,6 +60,8 @@ def predict(
         All units if not given. "new" is a unit that has not been seen, drawn from the population.
     trials, exposure, se : float or (units asked for,)
         The size of the data to come, named as the family has it; each unit's own if not given.
+    covariates : mapping of names to values, or a one-row data frame
+        Those of the new unit, where units were pooled around a regression; their means if not given.
 
     Returns
     -------
@@ -83,7 +87,9 @@ def predict(
 
     given = _given_size(pooled, {"trials": trials, "exposure": exposure, "se": se})
     if isinstance(units, str) and units == NEW and NEW not in pooled.units.names.tolist():
-        table = pandas.DataFrame({"unit": [NEW], **_of_new_unit(pooled, given)})
+        table = pandas.DataFrame({"unit": [NEW], **_of_new_unit(pooled, given, covariates)})
+    elif covariates is not None:
+        raise ModelError("covariates= are those of a new unit; units that were pooled have theirs: leave them out.")
     else:
         rows = positions(pooled, units)
         size = pooled.units.size[rows] if given is None else _checked(pooled, given, rows.size)
@@ -144,11 +150,23 @@ def _of_units(pooled: Pooled, rows: Ints, size: Array) -> dict[str, Array]:
     return {"mean": mean, "sd": sd, "q05": out[0], "q95": out[1]}
 
 
-def _of_new_unit(pooled: Pooled, given: Any) -> dict[str, Array]:
+def _population_at(pooled: Pooled, covariates: Any) -> Shape:
+    """The population around the covariates of a new unit."""
+    found = pooled.found
+    if covariates is None:
+        return found.population.shape
+    row = pooled.units.encode(covariates)
+    if len(row) != 1:
+        raise ModelError(f"covariates= describe {len(row)} new units; give one at a time.")
+    assert found.model is not None and found.nodes is not None
+    return found.model.shape(found.nodes, pooled.posterior.node_weights, row[0])
+
+
+def _of_new_unit(pooled: Pooled, given: Any, covariates: Any) -> dict[str, Array]:
     if given is None:
         name = SIZES[pooled.family]
         raise ModelError(f"A new unit has no {name} of its own: say how much data is to come with {name}=.")
-    marginal = pooled.population.marginal(float(_checked(pooled, given, 1)[0]))
+    marginal = marginal_of(_population_at(pooled, covariates), float(_checked(pooled, given, 1)[0]))
     mean, sd = np.array([float(marginal.mean)]), np.sqrt(np.array([float(marginal.variance)]))
 
     def cdf(y: Array, asked: Ints) -> Array:

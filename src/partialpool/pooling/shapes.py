@@ -22,6 +22,8 @@ Ints = NDArray[np.int64]
 FAMILIES = ("normal", "binomial", "poisson")
 #: Points of the population at which the distribution function of data is averaged.
 POINTS = 256
+#: Quantiles are found to this on the link scale, relative to its size.
+FINEST = 1e-11
 #: Kinds of component, as the kernels number them.
 NORMAL, UNIFORM, STUDENT = 0, 1, 2
 
@@ -86,7 +88,11 @@ class Shape(ABC):
             if not out.any():
                 break
             high[out] += high[out] - low[out]
-        for _ in range(70):
+        if p.size > 8:  # one grid for all brings each between two neighbours
+            grid = np.linspace(low.min(), high.max(), 8 * p.size)
+            reached = np.searchsorted(np.maximum.accumulate(self.cdf(to_natural(self.family, grid))), p)
+            low, high = grid[np.maximum(reached - 1, 0)], grid[np.minimum(reached, grid.size - 1)]
+        while float((high - low).max()) > FINEST * float(np.abs(high).max() + 1.0):
             middle = 0.5 * (low + high)
             above = self.cdf(to_natural(self.family, middle)) >= p
             high = np.where(above, middle, high)

@@ -127,6 +127,14 @@ class Units:
             raise DataError(f"There is no unit {unit!r} among the {self.n} units ({shown}, ...).")
         raise DataError(f"There is no unit {unit!r}. {did_you_mean(str(unit), self.names.tolist())}")
 
+    def own_sd(self, theta: Array) -> Array:
+        """The sd of each unit's own estimate where its true value is theta, (J,)."""
+        if self.family == "normal":
+            return self.size
+        spread = theta * (1 - theta) if self.family == "binomial" else theta
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(np.maximum(spread, 1e-300) / self.size))
+
     def encode(self, covariates: Any) -> Array:
         """Covariates of new units (m, p) in the encoding of these, the first column of ones.
 

@@ -190,13 +190,9 @@ def _fit_points(units: Units, threads: int) -> WeightedFit:
     def log_likelihood(piece: Ints | slice) -> Array:
         return unit_log_likelihood(units.family, units.y[piece], units.size[piece], places)
 
-    def own_variance(theta: Array) -> Array:
-        if units.family == "normal":
-            return units.size**2
-        spread = theta * (1 - theta) if units.family == "binomial" else theta
-        return np.asarray(np.maximum(spread, 1e-300) / units.size)
-
-    posterior = DiscretePosterior(units.n, log_likelihood, own_variance, places, masses, threads=threads)
+    posterior = DiscretePosterior(
+        units.n, log_likelihood, lambda theta: units.own_sd(theta) ** 2, places, masses, threads=threads
+    )
     shape = DiscreteShape(units.family, places, masses)
     mean, sd = shape.moments()
     parameters = {"mean": mean, "sd": sd}

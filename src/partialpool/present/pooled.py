@@ -52,7 +52,8 @@ def _shown(pooled: Any) -> Any:
 
 def _sentences(pooled: Any) -> list[str]:
     low, high = pooled.population.prediction_interval(0.9)
-    out = [f"A new unit lies between {low:.4g} and {high:.4g} with probability 90%."]
+    where = " at the mean of the covariates" if pooled.units.X is not None else ""
+    out = [f"A new unit{where} lies between {low:.4g} and {high:.4g} with probability 90%."]
     if pooled.units.X is None:
         out.append(f"Complete pooling would give every unit {pooled.complete_pooling:.4g}.")
     accuracy = pooled.accuracy

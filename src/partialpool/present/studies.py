@@ -64,7 +64,7 @@ def forest(
             float(scale(mean[1])), color=canvas.POPULATION, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1, alpha=0.6
         )
     _forest_axis(axes, units, limits, ratios)
-    names = [*names_of(units, shown), "Mean", "New study"]
+    names = [*names_of(units, shown), "Mean", "New study" if units.family == "normal" else "New unit"]
     axes.set_yticks([*places, 1.0, 0.0], names, fontsize=canvas.SMALL)
     axes.set_ylim(-0.7, places[0] + 0.8)
     axes.tick_params(axis="y", length=0)
@@ -87,7 +87,8 @@ def _forest_rows(units: Any) -> Ints:
 
 def _forest_notes(figure: Figure, units: Any, probability: float, rows: int, omitted: list[str]) -> None:
     canvas.heading(figure, f"Estimates and {100 * probability:g}% intervals")
-    notes = ["New study: prediction interval. Area of a square: the study's weight in the mean.", *omitted]
+    what = "New study" if units.family == "normal" else "New unit"
+    notes = [f"{what}: prediction interval. Area of a square: its weight in the mean.", *omitted]
     if rows < units.n:
         notes.append(f"The {rows // 2} lowest and highest of {units.n:,} units.")
     canvas.footnote(figure, notes)
@@ -105,7 +106,7 @@ def mean_interval(pooled: Any, probability: float) -> tuple[float, float, float]
     known = population.summary()
     middle = float(population.mean)
     if "mean" not in known.index or population.kind not in ("normal", "beta", "gamma", "student_t"):
-        return math.nan, middle, math.nan
+        return math.nan, middle, math.nan  # a mean that is known, or that has no parameter of its own
     low, median, high = (float(known.loc["mean", name]) for name in ("q05", "q50", "q95"))
     if hasattr(population, "interval"):
         low, high = (float(end) for end in population.interval("mean", probability))
@@ -190,7 +191,9 @@ def _numbers(axes: Axes, scale: Any, places: Sequence[float], triples: Sequence[
     digits = min(6, max(0, 1 - math.floor(math.log10(usual)))) if usual > 0 else 2
     for place, (low, middle, high) in zip(places, values, strict=True):
         text = f"{middle:,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
-        if place == 0.0:
+        if not math.isfinite(low + high):
+            text = f"{middle:,.{digits}f}"
+        elif place == 0.0:
             text = f"[{low:,.{digits}f}, {high:,.{digits}f}]"
         axes.text(
             1.02, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=canvas.SMALL, color="#333333"
