@@ -5,7 +5,7 @@ import pytest
 from scipy import special, stats
 
 from partialpool.errors import InferenceError
-from partialpool.pooling.lattice import Peak, explore, peak_of, polished
+from partialpool.pooling.lattice import QUICK, THOROUGH, Peak, explore, peak_of, polished
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])
@@ -77,7 +77,7 @@ def test_quickly_where_evaluations_are_dear():
     law = stats.multivariate_normal([1.0, 2.0], [[1.0, 0.3], [0.3, 0.5]])
     log_density = lambda x: np.atleast_1d(law.logpdf(x))  # noqa: E731
     peak = peak_of(log_density, [1.0, 2.0], [1.0, 1.0])
-    rough, fine = (explore(log_density, peak, thorough=thorough) for thorough in (False, True))
+    rough, fine = (explore(log_density, peak, care=care) for care in (QUICK, THOROUGH))
     assert len(rough.nodes) < 0.6 * len(fine.nodes)
     assert rough.log_normaliser == pytest.approx(0.0, abs=2e-3)
 

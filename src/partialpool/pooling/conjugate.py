@@ -48,6 +48,13 @@ class _MeanModel(PopulationModel):
         super().__init__(units, priors, threads)
         self.likelihood_alone = likelihood_alone
 
+    def first_spread(self) -> Array:
+        """About one standard deviation of each coordinate: slopes have the units of one over their covariate."""
+        spread = np.full(self.d, 0.5)
+        if self.units.X is not None:
+            spread[1:-1] /= np.std(self.units.X[:, 1:], axis=0)
+        return spread
+
     @cached_property
     def mean_bounds(self) -> tuple[float, float] | None:
         """Ends of the support of the mean's prior where they, or the sd's, are narrower than need be; else None."""
@@ -130,7 +137,7 @@ class BetaModel(_MeanModel):
         self.start = np.zeros(self.d)
         self.start[0] = link_scale(units)[0]
         self.start[-1] = math.log(0.2)
-        self.spread = np.full(self.d, 0.5)
+        self.spread = self.first_spread()
         self.begin(float(expit(self.start[0])), 0.2)
         self.constant = float(np.sum(log_binomial(units.size, units.y)))
         self._tables = [_counted(values) for values in (units.y, units.size - units.y, units.size)]
@@ -270,7 +277,7 @@ class GammaModel(_MeanModel):
         self.start = np.zeros(self.d)
         self.start[0] = link_scale(units)[0]
         self.start[-1] = math.log(0.4)
-        self.spread = np.full(self.d, 0.5)
+        self.spread = self.first_spread()
         self.begin(math.exp(self.start[0]), 0.4)
         with np.errstate(divide="ignore"):
             logs = np.where(units.y > 0, units.y * np.log(units.size), 0.0)

@@ -72,7 +72,9 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
 
     learnt = null is None and pooled.null is None and pooled.population.kind == "point_normal"
     if learnt:  # where the nulls lie is uncertain: a unit is null where it belongs to the point, wherever that is
-        value = float(to_natural(pooled.family, pooled.population["mean"].mean))
+        rows = pooled.population.rows
+        centre = float(to_natural(pooled.family, rows["mean"].mean)) if "mean" in rows else pooled.population.mean
+        value = centre
         rate = by if by in ("lfdr", "lfsr") else "lfdr"
         atom = np.asarray(pooled.posterior.atom(), dtype=np.float64)
     else:
@@ -89,6 +91,8 @@ def significance(pooled: Pooled, null: float | None = None, by: str = "auto") ->
     columns = {"unit": pooled.units.names, "raw": raw, "mean": mean, "lfdr": lfdr, "lfsr": lfsr, "q_value": q_value}
     table = pandas.DataFrame(columns)
     table.attrs.update(null=value, by=rate)
+    if pooled.method == "empirical_bayes" and pooled.beside is not None:
+        table.attrs["note"] = "the population's parameters count as known; method='bayes' allows for their uncertainty"
     return table
 
 

@@ -14,11 +14,22 @@ from numpy.typing import NDArray
 from partialpool.algebra.mixture import mixture_summary
 from partialpool.errors import InferenceError, ModelError
 from partialpool.inference.importance import weighted_moments
-from partialpool.inference.optimum import Status, negative_hessian
+from partialpool.inference.optimum import Status
 from partialpool.pooling.conjugate import BetaModel, GammaModel
 from partialpool.pooling.grid import GridPosterior
 from partialpool.pooling.hyperpriors import HyperPriors, moment_orders
-from partialpool.pooling.lattice import Lattice, Peak, explore, find_mode, peak_of, polished, with_differences
+from partialpool.pooling.lattice import (
+    QUICK,
+    THOROUGH,
+    USUAL,
+    Lattice,
+    Peak,
+    curvature_at,
+    explore,
+    find_mode,
+    peak_of,
+    polished,
+)
 from partialpool.pooling.linked import LinkModel
 from partialpool.pooling.models import PopulationModel
 from partialpool.pooling.normal import NormalGridModel, NormalModel
@@ -81,7 +92,8 @@ class PoolAccuracy:
     Attributes
     ----------
     method, reason : what was done, and why.
-    error : the measured error: of the quadrature over the hyperparameters (in posterior sds, an upper bound), the gap
+    error : the measured error: of the quadrature over the hyperparameters (in posterior sds, by the coarser half of its
+        nodes), the gap
         of an optimum (per unit), or 1 / sqrt(effective sample size) where they were sampled; 0 where all is exact.
     nodes, evaluations : of the hyperparameters, and of the likelihood.
     trusted : whether every check passed. notes : what the user should know. seconds : wall time.
@@ -159,13 +171,18 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     notes = list(units.notes)
     trusted = True
     if model.d <= MOST_ON_LATTICE:
-        thorough = model.d <= 2 and model.cost * 10**model.d < CHEAP and units.n < LARGE
+        care = QUICK
+        if units.n < LARGE and model.cost * 10**model.d < CHEAP:
+            care = THOROUGH if model.d <= 2 else USUAL
         peak = _peak(model, density)
         peaks = [peak, *(peak_of(density, start, model.spread) for start in model.other_starts)]
         peaks.sort(key=lambda found: -found.value)
         others = [found.point for found in peaks[1:] if found.value > peaks[0].value - FAR_BELOW]
         budget = MOST_WORK // max(1, model.cost)
-        explored = explore(density, peaks[0], thorough=thorough, budget=budget, others=others)
+        try:
+            explored = explore(density, peaks[0], care=care, budget=budget, others=others)
+        except InferenceError:  # narrow peaks far apart fill a fine lattice: a coarser one may hold them
+            explored = explore(density, peaks[0], care=QUICK, budget=budget, others=others)
         reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
         trusted = explored.error < 0.02
     else:
@@ -207,7 +224,7 @@ def _peak(model: PopulationModel, density: Callable[[Array], Array]) -> Peak:
     some = replace(units, y=units.y[rows], size=units.size[rows], names=units.names[rows], X=X)
     small = model_of(some, model.kind, model.priors, model.threads, profile=model.likelihood_alone)
     first = peak_of(small.log_likelihood, small.start, small.spread)
-    scaled = Peak(first.point, first.value, first.curvature * (units.n / SAMPLED_UNITS))
+    scaled = Peak(first.point, first.value, first.curvature * (units.n / SAMPLED_UNITS), first.spread)
     return polished(density, scaled) or peak_of(density, first.point, model.spread)
 
 
@@ -295,12 +312,10 @@ def _i2_bayes(units: Units, kind: str, explored: Lattice | Sampled, model: Popul
 
 
 def _null(units: Units, kind: str, priors: HyperPriors) -> float | None:
-    """What counts as no effect."""
-    if units.family == "normal":
-        return priors.known.get("mean", 0.0)
-    if kind == "point_normal" and "mean" in priors.known:
-        return float(to_natural(units.family, priors.known["mean"]))
-    return None
+    """What counts as no effect; None where the population learns it, or where nothing does."""
+    if kind == "point_normal":
+        return float(to_natural(units.family, priors.known["mean"])) if "mean" in priors.known else None
+    return 0.0 if units.family == "normal" else None
 
 
 # ---- empirical Bayes ------------------------------------------------------------------------------------------------
@@ -337,7 +352,7 @@ def estimate_empirical(units: Units, kind: str, priors: HyperPriors, threads: in
         kind, units.family, rows, model.shape(x, weights, _mean_row(units)), _i2_empirical(units, kind, rows),
         units.X is not None, lambda name, levels: np.array([walds[name].quantile(float(p)) for p in levels]),
     )  # fmt: skip
-    slope = 0.0 if np.isneginf(point[at]) else float(np.abs(found.gradient).max())
+    slope = 0.0 if np.isneginf(point[at]) else float(np.abs(found.gradient * model.spread).max())
     accuracy = PoolAccuracy(
         "empirical_bayes", f"maximum marginal likelihood over {_told(model)}", slope / units.n, 1, density.count,
         found.status is not Status.STALLED or slope < 1e-3, tuple(notes), time.perf_counter() - begin,
@@ -402,17 +417,19 @@ def _walds(model: PopulationModel, point: Array, singular: bool) -> dict[str, _W
     values = {name: float(value[0]) for name, value in model.parameters(x).items()}
     if singular:
         return {**out, **{name: _Wald(value, math.nan, value, math.nan, _plain) for name, value in values.items()}}
-    curvature = negative_hessian(with_differences(model.log_likelihood, 1e-3), point, 1e-2)
+    units = model.spread
+    curvature = curvature_at(model.log_likelihood, point, units, (1e-3, 1e-2))
     # a coordinate of which the likelihood says nothing (nu towards the normal) has no standard error
     told = np.diag(curvature) > FLAT_CURVATURE
     covariance = np.zeros_like(curvature)
     eigenvalues, vectors = np.linalg.eigh(curvature[np.ix_(told, told)])
     certain = bool((eigenvalues > 0).all())
     covariance[np.ix_(told, told)] = (vectors / eigenvalues) @ vectors.T if certain else np.nan
-    steps = 1e-4 * np.eye(model.d)
+    covariance = covariance * np.outer(units, units)
+    steps = 1e-4 * np.diag(units)
     ups, downs = model.parameters(point + steps), model.parameters(point - steps)
     for name, value in values.items():
-        slope = (ups[name] - downs[name]) / 2e-4
+        slope = (ups[name] - downs[name]) / (2e-4 * units)
         variance = float(slope @ covariance @ slope) if certain and not slope[~told].any() else math.nan
         sd = math.sqrt(variance)
         share = name == "null_share" or (name == "mean" and model.kind == "beta")
@@ -537,7 +554,8 @@ def weighted_population(units: Units, kind: str, mode: float | None, threads: in
     )  # fmt: skip
     null: float | None = None
     if kind != "npmle":
-        null = float(to_natural(units.family, fit.parameters["mean"])) if units.family == "normal" else None
+        known = units.family == "normal" or mode is not None
+        null = float(to_natural(units.family, fit.parameters["mean"])) if known else None
     elif units.family == "normal":
         null = 0.0
     population = Population(kind, units.family, rows, fit.shape)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,12 +28,25 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 LogDensity = Callable[[Array], Array]
 
-#: The first step, in standard deviations (halved where the measured error asks for it); the lattice ends where the
-#: density has fallen to exp(-drop) of its maximum; coarse and full lattice may differ by so much.
-STEP, DROP, TOLERANCE = 0.8, 23.0, 1e-7
-#: The same where an evaluation is dear: data so large leave a density that is as good as normal.
-LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE = 1.0, 11.0, 2e-3
+
+class Care(NamedTuple):
+    """How fine a lattice is.
+
+    step : the first, in standard deviations, halved where the measured error asks for it. drop : the lattice ends where
+    the density has fallen to exp(-drop) of its maximum. tolerance : coarse and full lattice may differ by so much.
+    """
+
+    step: float
+    drop: float
+    tolerance: float
+
+
+#: Where evaluations are cheap: finer and wider than anybody asks for. In three dimensions. Where evaluations are dear:
+#: data so large leave a density that is as good as normal.
+THOROUGH, USUAL, QUICK = Care(0.8, 23.0, 1e-7), Care(0.8, 16.0, 1e-4), Care(1.0, 11.0, 2e-3)
 HALVINGS = 4
+#: Curvatures (in units of the spread that was guessed) are taken to be at least this.
+FLATTEST = 0.01
 #: Rounding of a sum is about this share of it.
 ROUNDING = 1e-14
 #: More nodes than this are not evaluated: the density then has no finite extent worth the name.
@@ -190,25 +204,39 @@ def with_differences(log_density: LogDensity, step: float = DIFFERENCE) -> Calla
     return objective
 
 
+def in_units(log_density: LogDensity, spread: Array) -> LogDensity:
+    """The same density of x / spread: steps, differences and curvatures then know the units of a coordinate."""
+    return lambda z: log_density(z * spread)
+
+
 def find_mode(log_density: LogDensity, start: Array, spread: Array) -> Optimum:
     """The highest point, from `start`, where one standard deviation is about `spread`."""
-    return maximise(with_differences(log_density), start, spread**2, tolerance=1e-11)
+    objective = with_differences(in_units(log_density, spread))
+    found = maximise(objective, start / spread, np.ones(spread.size), tolerance=1e-11)
+    return replace(found, point=found.point * spread, gradient=found.gradient / spread)
 
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """The highest point of a density (d,), its log density there, and the negative Hessian (d, d)."""
+    """The highest point of a density (d,), its log density there, the negative Hessian (d, d), and units (d,), or 1."""
 
     point: Array
     value: float
     curvature: Array
+    spread: Array | None = None
+
+
+def curvature_at(log_density: LogDensity, point: Array, spread: Array, steps: tuple[float, float]) -> Array:
+    """Negative Hessian of a log density of x / spread, (d, d), by differences of so many spreads."""
+    return negative_hessian(with_differences(in_units(log_density, spread), steps[0]), point / spread, steps[1])
 
 
 def peak_of(log_density: LogDensity, start: ArrayLike, spread: ArrayLike) -> Peak:
     """Found by BFGS from `start`, where one standard deviation is about `spread`."""
-    found = find_mode(log_density, np.asarray(start, dtype=float), np.asarray(spread, dtype=float))
-    curvature = negative_hessian(with_differences(log_density, 1e-3), found.point, 3e-2)
-    return Peak(found.point, found.value, curvature)
+    units = np.asarray(spread, dtype=float)
+    found = find_mode(log_density, np.asarray(start, dtype=float), units)
+    curvature = curvature_at(log_density, found.point, units, (1e-3, 3e-2)) / np.outer(units, units)
+    return Peak(found.point, found.value, curvature, units)
 
 
 def polished(log_density: LogDensity, guess: Peak) -> Peak | None:
@@ -219,16 +247,17 @@ def polished(log_density: LogDensity, guess: Peak) -> Peak | None:
     if np.linalg.eigvalsh(guess.curvature)[0] <= 0:
         return None
     sds = np.sqrt(np.diag(np.linalg.inv(guess.curvature)))
-    objective = with_differences(log_density, float(0.05 * sds.min()))
+    objective = with_differences(in_units(log_density, sds), 0.05)
     point = guess.point
     for _ in range(6):
-        values, gradients = objective(point[None, :])
-        step = np.linalg.solve(guess.curvature, gradients[0])
-        gain = 0.5 * float(gradients[0] @ step)
+        values, gradients = objective(point[None, :] / sds)
+        slope = gradients[0] / sds
+        step = np.linalg.solve(guess.curvature, slope)
+        gain = 0.5 * float(slope @ step)
         if not np.isfinite(gain) or np.abs(step / sds).max() > 30:
             return None
         if gain < 1e-3:
-            return Peak(point, float(values[0]), guess.curvature)
+            return Peak(point, float(values[0]), guess.curvature, guess.spread)
         point = point + step
     return None
 
@@ -237,7 +266,7 @@ def explore(
     log_density: LogDensity,
     peak: Peak,
     *,
-    thorough: bool = True,
+    care: Care = THOROUGH,
     budget: int = MOST_NODES,
     others: Sequence[Array] = (),
 ) -> Lattice:
@@ -249,8 +278,8 @@ def explore(
         Smooth, and falling to 0 in every direction at least exponentially.
     peak : Peak
         Where the lattice starts; it need not be exact.
-    thorough : bool
-        Whether evaluations are cheap: the lattice is then finer and wider than anybody asks for.
+    care : Care
+        How fine the lattice is.
     budget : int
         The step is not halved where that would take more nodes than this; the measured error then says what is left.
     others : sequence of (d,)
@@ -269,10 +298,11 @@ def explore(
     >>> bool(abs(lattice.log_normaliser - np.log(2 * np.pi)) < 1e-8)
     True
     """
-    eigenvalues, vectors = np.linalg.eigh(peak.curvature)
-    eigenvalues = np.where(eigenvalues > 0.05, eigenvalues, np.maximum(np.abs(eigenvalues), 0.05))
-    factor = np.linalg.cholesky((vectors / eigenvalues) @ vectors.T)
-    step, drop, tolerance = (STEP, DROP, TOLERANCE) if thorough else (LARGE_STEP, LARGE_DROP, LARGE_TOLERANCE)
+    spread = np.ones(peak.point.size) if peak.spread is None else peak.spread
+    eigenvalues, vectors = np.linalg.eigh(peak.curvature * np.outer(spread, spread))
+    eigenvalues = np.where(eigenvalues > FLATTEST, eigenvalues, np.maximum(np.abs(eigenvalues), FLATTEST))
+    factor = spread[:, None] * np.linalg.cholesky((vectors / eigenvalues) @ vectors.T)
+    step, drop, tolerance = care
     tolerance = max(tolerance, 10 * ROUNDING * abs(peak.value))
     for number in range(HALVINGS + 1):
         lattice = _filled(log_density, peak, factor, step, drop, others)

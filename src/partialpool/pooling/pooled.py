@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from partialpool.errors import ModelError
+from partialpool.errors import InferenceError, ModelError, PriorError
 from partialpool.inference.importance import systematic_resample
 from partialpool.pooling.estimation import Found, PoolAccuracy
-from partialpool.pooling.hyperpriors import HyperPriors
+from partialpool.pooling.hyperpriors import HyperPriors, refuse_improper
 from partialpool.pooling.population import Population
 from partialpool.pooling.posteriors import TABLE, UnitPosterior
 from partialpool.pooling.shapes import to_natural
@@ -216,7 +216,11 @@ class Pooled:
 
         if self.method != "empirical_bayes" or self.request.kind in WEIGHTED:
             return None
-        return fit_units(self.units, replace(self.request, method="bayes"))
+        try:
+            refuse_improper(self.units, self.request.kind, self.request.priors)
+            return fit_units(self.units, replace(self.request, method="bayes"))
+        except (PriorError, InferenceError):  # full Bayes is not possible here: the plug-in intervals stand alone
+            return None
 
     def summary(self) -> pandas.DataFrame:
         """The population's parameters: index `parameter`, columns mean sd q05 q50 q95. See `Population.summary`."""

@@ -17,7 +17,7 @@ from partialpool.inference.importance import (
 )
 from partialpool.inference.proposal import at_mode, from_weighted
 from partialpool.inference.sobol import Sobol
-from partialpool.pooling.lattice import LogDensity, WeightedNodes, peak_of
+from partialpool.pooling.lattice import LogDensity, WeightedNodes, in_units, peak_of
 
 Array = NDArray[np.float64]
 
@@ -51,7 +51,9 @@ def sample(log_density: LogDensity, start: ArrayLike, spread: ArrayLike, seed: i
     >>> bool(abs(found.log_normaliser - 2 * np.log(2 * np.pi)) < 0.02)
     True
     """
-    found = peak_of(log_density, start, spread)
+    units = np.asarray(spread, dtype=float)
+    log_density = in_units(log_density, units)
+    found = peak_of(log_density, np.asarray(start, dtype=float) / units, np.ones(units.size))
     proposal = at_mode(found.point, found.curvature, found.value, log_density)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(43,)))
     nodes, log_q = proposal.points(Sobol(found.point.size, rng).next(PILOT))
@@ -68,8 +70,8 @@ def sample(log_density: LogDensity, start: ArrayLike, spread: ArrayLike, seed: i
         count *= 2
     smoothed, k = pareto_smooth(logs)
     ess = float(np.min(effective_sample_size(smoothed, nodes)))
-    total = float(logsumexp(logs)) - float(np.log(logs.size))
-    return Sampled(nodes, normalise(smoothed), total, ess**-0.5, k)
+    total = float(logsumexp(logs)) - float(np.log(logs.size)) + float(np.log(units).sum())
+    return Sampled(nodes * units, normalise(smoothed), total, ess**-0.5, k)
 
 
 def _finite(values: Array) -> Array:

@@ -22,6 +22,8 @@ Ints = NDArray[np.int64]
 FAMILIES = ("normal", "binomial", "poisson")
 #: Points of the population at which the distribution function of data is averaged.
 POINTS = 256
+#: Up to so many atoms, a population's points are taken between them.
+FEW_ATOMS = 8
 #: Quantiles are found to this on the link scale, relative to its size.
 FINEST = 1e-11
 #: Kinds of component, as the kernels number them.
@@ -116,6 +118,8 @@ class Shape(ABC):
         x, w = legendre(POINTS)
         if not masses.size:
             return self.quantile(0.5 * (x + 1)), 0.5 * w
+        if masses.size <= FEW_ATOMS:
+            return self._between(places, masses)
         u = 0.5 * (x + 1)
         theta = self.quantile(u)
         continuous = ~np.isin(theta, places)
@@ -126,6 +130,20 @@ class Shape(ABC):
             np.concatenate([theta[continuous], places]),
             np.concatenate([rest / rest.sum() * (1 - masses.sum()), masses]),
         )
+
+    def _between(self, places: Array, masses: Array) -> tuple[Array, Array]:
+        """`points` of a population with a few atoms: nodes within each stretch of the distribution function."""
+        order = np.argsort(places)
+        places, masses = places[order], masses[order]
+        reached = self.cdf(places)
+        ends = np.stack([np.append(0.0, reached), np.append(reached - masses, 1.0)])
+        x, w = legendre(POINTS // 2)
+        theta, weights = [places], [masses]
+        for low, high in ends.T:
+            if high - low > 1e-12:
+                theta.append(self.quantile(low + (high - low) * 0.5 * (x + 1)))
+                weights.append(0.5 * (high - low) * w)
+        return np.concatenate(theta), np.concatenate(weights)
 
 
 class NormalShape(Shape):
