@@ -136,6 +136,9 @@ def test_against_dense_sums(kind, family):
             if family == 1 and x >= 1:
                 continue
             eta = x if family == 0 else special.logit(x) if family == 1 else math.log(x)
+            if np.any(np.abs(np.array(list(dense.atoms)) - eta) < 1e-9):  # at a jump, rounding takes the side
+                assert dense.cdf(eta - 1e-9) - 1e-5 <= posterior.cdf(x, np.array([j]))[0] <= dense.cdf(eta + 1e-9) + 1e-5
+                continue
             assert posterior.cdf(x, np.array([j]))[0] == pytest.approx(dense.cdf(eta), abs=1e-5)
         theta = expected[0]
         information = 1 / size[j] ** 2 if family == 0 else size[j] * theta * (1 - theta if family == 1 else 1)

@@ -92,32 +92,23 @@ def log1p_share(a: float) -> float:
     p = 1.0 / 31.0 + z * p
     p = 1.0 / 29.0 + z * p
     p = 1.0 / 27.0 + z * p
-    p = 1.0 / 25.0 + z * p
-    p = 1.0 / 23.0 + z * p
-    p = 1.0 / 21.0 + z * p
-    p = 1.0 / 19.0 + z * p
-    p = 1.0 / 17.0 + z * p
-    p = 1.0 / 15.0 + z * p
-    p = 1.0 / 13.0 + z * p
-    p = 1.0 / 11.0 + z * p
-    p = 1.0 / 9.0 + z * p
-    p = 1.0 / 7.0 + z * p
-    p = 1.0 / 5.0 + z * p
-    p = 1.0 / 3.0 + z * p
-    return 2.0 * (s + s * z * p)
+    return 2.0 * (s + s * z * artanh_rest(z, p))
 
 
 @helper(inline=True)
-def artanh_rest(z: float) -> float:
+def artanh_rest(z: float, rest: float) -> float:
     """(artanh(s) / s - 1) / z at z = s^2, to full precision for s up to 0.22 in size: logs of ratios up to 1.5 or so.
+
+    `rest` is the sum of the series from z^12 / 27 on, over z^12: for a larger s.
 
     Examples
     --------
     >>> import math
-    >>> abs(artanh_rest(0.04) - (math.atanh(0.2) / 0.2 - 1.0) / 0.04) < 1e-14
+    >>> abs(artanh_rest(0.04, 0.0) - (math.atanh(0.2) / 0.2 - 1.0) / 0.04) < 1e-14
     True
     """
-    p = 1.0 / 23.0 + z * (1.0 / 25.0)
+    p = 1.0 / 25.0 + z * rest
+    p = 1.0 / 23.0 + z * p
     p = 1.0 / 21.0 + z * p
     p = 1.0 / 19.0 + z * p
     p = 1.0 / 17.0 + z * p

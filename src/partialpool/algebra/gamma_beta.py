@@ -58,7 +58,7 @@ def log1p_rest(v: float) -> float:
     """
     s = v / (2.0 + v)
     z = s * s
-    p = artanh_rest(z)
+    p = artanh_rest(z, 0.0)
     return s * (2.0 * z * p - v)
 
 

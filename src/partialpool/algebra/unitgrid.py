@@ -300,7 +300,7 @@ def _from_coefficients(half, t, coefficients):
 
 @helper
 def panel_of(breaks, panels, x):
-    """The panel that holds x."""
+    """The panel that holds x, of `panels` with these ends (or with these cumulative masses)."""
     low, high = 0, panels - 1
     while low < high:
         middle = (low + high) // 2
@@ -411,13 +411,7 @@ def draw_one(
             other += omega[c]
     u *= total + other
     if u < total:
-        low, high = 0, panels - 1
-        while low < high:
-            middle = (low + high) // 2
-            if u >= masses[middle + 1]:
-                low = middle + 1
-            else:
-                high = middle
+        low = panel_of(masses, panels, u)
         half = 0.5 * (breaks[low + 1] - breaks[low])
         target = u - masses[low]
         own = masses[low + 1] - masses[low]

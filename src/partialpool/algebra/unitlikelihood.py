@@ -116,7 +116,7 @@ def _log1p_minus_near(u):
     r = 1.0 / (2.0 + u)
     s = u * r
     z = s * s
-    p = artanh_rest(z)
+    p = artanh_rest(z, 0.0)
     return 2.0 * s * z * p - u * u * r
 
 

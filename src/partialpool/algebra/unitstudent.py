@@ -74,7 +74,7 @@ def subtract_logs(b: float, pole2: float, centre: float, near: float, far: float
         u = math.sqrt(math.sqrt((pole2 + r * r) * inverse))
         s = (u - 1.0) / (u + 1.0)
         z = s * s
-        p = artanh_rest(z)
+        p = artanh_rest(z, 0.0)
         out[i] -= 8.0 * b * (s + s * z * p)
     return middle
 

@@ -77,7 +77,7 @@ def _points(units: Units, support: Array, counts: Array, probabilities: Array, t
     x, _ = legendre(PLACES)
     between = np.quantile(raw, 0.5 * (x + 1))
     places = np.unique(np.concatenate([support, between]))
-    logs = unit_log_likelihood(units.family, units.y, units.size, places)
+    logs = unit_log_likelihood(units.family, units.y, units.size, places[:, None])
     keep = np.isfinite(logs).any(axis=1)
     places, logs = places[keep], logs[keep]
     likelihood = np.exp(logs - logs.max(axis=0))

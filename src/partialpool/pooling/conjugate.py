@@ -22,14 +22,15 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, gammaln
+from scipy.special import gammaln
 
+from partialpool.algebra.unitpass import legendre
 from partialpool.algebra.unitsums import add_beta_binomial, add_exposed, add_rising, in_pieces
 from partialpool.pooling.bounds import from_line, log_slope, to_line
 from partialpool.pooling.hyperpriors import HyperPriors, link_scale
 from partialpool.pooling.models import PopulationModel, wanted, without_limit
 from partialpool.pooling.posteriors import BetaPosterior, GammaPosterior
-from partialpool.pooling.shapes import BetaShape, GammaShape
+from partialpool.pooling.shapes import BetaShape, GammaShape, log_binomial, to_natural
 from partialpool.pooling.units import Units
 
 Array = NDArray[np.float64]
@@ -42,18 +43,21 @@ class _MeanModel(PopulationModel):
     mean. x is the same, unless a prior has bounds: then it is where the mean and the sd lie between them.
     """
 
-    likelihood_alone: bool
+    #: A first guess of the spread relative to the mean.
+    guess: float
 
     def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, likelihood_alone: bool = False) -> None:
-        super().__init__(units, priors, threads)
-        self.likelihood_alone = likelihood_alone
-
-    def first_spread(self) -> Array:
-        """About one standard deviation of each coordinate: slopes have the units of one over their covariate."""
-        spread = np.full(self.d, 0.5)
-        if self.units.X is not None:
-            spread[1:-1] /= np.std(self.units.X[:, 1:], axis=0)
-        return spread
+        super().__init__(units, priors, threads, likelihood_alone)
+        p = 1 if units.X is None else units.X.shape[1]
+        self.d = p + 1
+        self.sd_at = p
+        self.start, self.spread = np.zeros(self.d), np.full(self.d, 0.5)
+        self.start[0] = link_scale(units)[0]
+        self.start[-1] = math.log(self.guess)
+        if units.X is not None:  # slopes have the units of one over their covariate
+            self.spread[1:-1] /= np.std(units.X[:, 1:], axis=0)
+        if self.mean_bounds is not None:
+            self._start_within(self.mean_bounds)
 
     @cached_property
     def mean_bounds(self) -> tuple[float, float] | None:
@@ -61,7 +65,7 @@ class _MeanModel(PopulationModel):
         if self.likelihood_alone or self.units.X is not None:
             return None
         whole = (0.0, 1.0) if self.kind == "beta" else (0.0, math.inf)
-        ends = self.priors["mean"].support if "mean" in self.priors else whole
+        ends = whole if self.priors.bda else self.priors["mean"].support
         ends = (max(ends[0], whole[0]), min(ends[1], whole[1]))
         tight = "sd" in self.priors and self.priors["sd"].support != (0.0, math.inf)
         return ends if ends != whole or tight else None
@@ -98,23 +102,29 @@ class _MeanModel(PopulationModel):
             total = total + own + log_slope(x[:, 1], low, top)
         return z, np.asarray(total)
 
-    def begin(self, mean: float, relative: float) -> None:
-        """Set the start, in x, from a guess of the mean (natural scale) and of the log spread."""
-        if self.mean_bounds is None:
-            return
-        self.start[0] = to_line(mean, *self.mean_bounds)
-        own = from_line(self.start[:1], *self.mean_bounds)
+    def _start_within(self, bounds: tuple[float, float]) -> None:
+        """Move the start, plain so far, to where x lies between bounds."""
+        guess = float(to_natural(self.units.family, self.start[0]))
+        self.start[0] = to_line(guess, *bounds)
+        mean = from_line(self.start[:1], *bounds)
         if "sd" in self.priors:
             low, high = self.priors["sd"].support
-            largest = self.largest_sd(own)
-            top = float(min(high, largest[0]))
-            guess = relative * float(own[0] if math.isinf(largest[0]) else largest[0])
-            self.start[1] = to_line(guess, low, top)
+            largest = float(self.largest_sd(mean)[0])
+            unit = float(mean[0]) if math.isinf(largest) else largest
+            self.start[1] = to_line(self.guess * unit, low, min(high, largest))
+
+    def log_likelihood(self, x: Array) -> Array:
+        """See `PopulationModel`."""
+        return self.plain_likelihood(self.plain(x))
 
     def log_prior(self, x: Array) -> Array:
         """See `PopulationModel`."""
         z, slope = self._plain(x)
         return np.asarray(self.plain_prior(z) + slope)
+
+    @abstractmethod
+    def plain_likelihood(self, z: Array) -> Array:
+        """log p(y | plain coordinates), (K,)."""
 
     @abstractmethod
     def plain_prior(self, z: Array) -> Array:
@@ -128,17 +138,10 @@ class BetaModel(_MeanModel):
     """
 
     kind = "beta"
+    guess = 0.2
 
     def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, likelihood_alone: bool = False) -> None:
         super().__init__(units, priors, threads, likelihood_alone)
-        p = 1 if units.X is None else units.X.shape[1]
-        self.d = p + 1
-        self.sd_at = p
-        self.start = np.zeros(self.d)
-        self.start[0] = link_scale(units)[0]
-        self.start[-1] = math.log(0.2)
-        self.spread = self.first_spread()
-        self.begin(float(expit(self.start[0])), 0.2)
         self.constant = float(np.sum(log_binomial(units.size, units.y)))
         self._tables = [_counted(values) for values in (units.y, units.size - units.y, units.size)]
         self.events, self.failures = float(units.y.sum()), float((units.size - units.y).sum())
@@ -157,12 +160,8 @@ class BetaModel(_MeanModel):
         rest = np.log1p(-r * r)
         return np.log(r) - 0.5 * rest, -np.log(r) - rest - np.log(self.largest_sd(mean))
 
-    def log_likelihood(self, x: Array) -> Array:
-        """See `PopulationModel`."""
-        return self._likelihood(self.plain(x))
-
-    def _likelihood(self, x: Array) -> Array:
-        """The same at plain coordinates."""
+    def plain_likelihood(self, x: Array) -> Array:
+        """See `_MeanModel`."""
         log_size = -2 * x[:, -1]
         if self.units.X is not None:
             eta = np.ascontiguousarray(self.locations(x[:, :-1]))
@@ -190,10 +189,7 @@ class BetaModel(_MeanModel):
         jacobian = log_p + log_q
         if self.priors.bda:  # flat in m and in s
             return np.asarray(jacobian + log_s)
-        if "mean" in self.priors:
-            mean = self.priors["mean"].log_density(np.exp(log_p)) + jacobian
-        else:
-            mean = np.zeros(len(x))
+        mean = self.priors["mean"].log_density(np.exp(log_p)) + jacobian
         return np.asarray(mean + self._spread_prior(log_r, slope, 0.5 * jacobian) - self._log_share)
 
     def _spread_prior(self, log_r: Array, slope: Array, log_largest: Array) -> Array:
@@ -204,9 +200,9 @@ class BetaModel(_MeanModel):
     @cached_property
     def _log_share(self) -> float:
         """Log of the share of the prior of (mean, sd) that a beta distribution can have: sd^2 < mean (1 - mean)."""
-        if "sd" not in self.priors or not self.priors.proper or "mean" not in self.priors:
+        if "sd" not in self.priors or not self.priors.proper:
             return 0.0
-        t, w = np.polynomial.legendre.leggauss(200)
+        t, w = legendre(200)
         low, high = max(self.priors["mean"].support[0], 0.0), min(self.priors["mean"].support[1], 1.0)
         mean = from_line(14 * t, low, high)
         heights = np.exp(self.priors["mean"].log_density(mean) + log_slope(14 * t, low, high))
@@ -225,14 +221,14 @@ class BetaModel(_MeanModel):
         if self.units.X is not None:
             names = {name: x[:, i] for i, name in enumerate(self.units.x_names)}
             return {**names, "relative_sd": relative, "alpha+beta": size}
-        mean, rest = 1 / (1 + np.exp(-x[:, 0])), 1 / (1 + np.exp(x[:, 0]))
+        mean, rest = to_natural("binomial", x[:, 0]), to_natural("binomial", -x[:, 0])
         return {"mean": mean, "sd": np.sqrt(mean * rest) * relative, "alpha": size * mean, "beta": size * rest}
 
     def likelihood_of(self, params: Mapping[str, float]) -> float:
         """See `PopulationModel`; by mean and sd, or alpha and beta."""
         if self.units.X is not None:
             values = wanted(params, (*self.units.x_names, "alpha+beta"))
-            return float(self._likelihood(np.array([[*values[:-1], -0.5 * math.log(values[-1])]]))[0])
+            return float(self.plain_likelihood(np.array([[*values[:-1], -0.5 * math.log(values[-1])]]))[0])
         if "alpha" in params:
             a, b = wanted(params, ("alpha", "beta"))
         else:
@@ -241,8 +237,8 @@ class BetaModel(_MeanModel):
                 size = np.float64(mean * (1 - mean)) / sd**2 - 1
             a, b = mean * size, (1 - mean) * size
             if math.isinf(size):
-                return float(self._likelihood(np.array([[math.log(mean / (1 - mean)), -np.inf]]))[0])
-        return float(self._likelihood(np.array([[math.log(a / b), -0.5 * math.log(a + b)]]))[0])
+                return float(self.plain_likelihood(np.array([[math.log(mean / (1 - mean)), -np.inf]]))[0])
+        return float(self.plain_likelihood(np.array([[math.log(a / b), -0.5 * math.log(a + b)]]))[0])
 
     def shape(self, x: Array, weights: Array, row: Array) -> BetaShape:
         """See `PopulationModel`."""
@@ -268,17 +264,10 @@ class GammaModel(_MeanModel):
     """
 
     kind = "gamma"
+    guess = 0.4
 
     def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, likelihood_alone: bool = False) -> None:
         super().__init__(units, priors, threads, likelihood_alone)
-        p = 1 if units.X is None else units.X.shape[1]
-        self.d = p + 1
-        self.sd_at = p
-        self.start = np.zeros(self.d)
-        self.start[0] = link_scale(units)[0]
-        self.start[-1] = math.log(0.4)
-        self.spread = self.first_spread()
-        self.begin(math.exp(self.start[0]), 0.4)
         with np.errstate(divide="ignore"):
             logs = np.where(units.y > 0, units.y * np.log(units.size), 0.0)
         self.constant = float(np.sum(logs - gammaln(units.y + 1)))
@@ -297,12 +286,8 @@ class GammaModel(_MeanModel):
         """See `_MeanModel`: the log of sd / mean."""
         return np.log(sd / mean), -np.log(sd)
 
-    def log_likelihood(self, x: Array) -> Array:
-        """See `PopulationModel`."""
-        return self._likelihood(self.plain(x))
-
-    def _likelihood(self, x: Array) -> Array:
-        """The same at plain coordinates."""
+    def plain_likelihood(self, x: Array) -> Array:
+        """See `_MeanModel`."""
         units, log_a = self.units, np.ascontiguousarray(-2 * x[:, -1])
         infinite = ~(log_a < 300)
         inverse = np.where(infinite, 0.0, np.exp(np.minimum(-log_a, 690.0)))
@@ -329,9 +314,7 @@ class GammaModel(_MeanModel):
             total, log_mean = self.coefficient_priors(x[:, :-1]), np.zeros(len(x))
         else:
             log_mean = x[:, 0]
-            total = np.zeros(len(x))
-            if "mean" in self.priors:
-                total = self.priors["mean"].log_density(np.exp(log_mean)) + log_mean
+            total = self.priors["mean"].log_density(np.exp(log_mean)) + log_mean
         if "relative_sd" in self.priors:
             return np.asarray(total + self.priors["relative_sd"].log_density(np.exp(log_c)) + log_c)
         log_sd = log_c + log_mean
@@ -352,13 +335,13 @@ class GammaModel(_MeanModel):
         """See `PopulationModel`; by mean and sd, or shape and rate."""
         if self.units.X is not None:
             values = wanted(params, (*self.units.x_names, "shape"))
-            return float(self._likelihood(np.array([[*values[:-1], -0.5 * math.log(values[-1])]]))[0])
+            return float(self.plain_likelihood(np.array([[*values[:-1], -0.5 * math.log(values[-1])]]))[0])
         if "shape" in params:
             shape, rate = wanted(params, ("shape", "rate"))
-            return float(self._likelihood(np.array([[math.log(shape / rate), -0.5 * math.log(shape)]]))[0])
+            return float(self.plain_likelihood(np.array([[math.log(shape / rate), -0.5 * math.log(shape)]]))[0])
         mean, sd = wanted(params, ("mean", "sd"))
         with np.errstate(divide="ignore"):
-            return float(self._likelihood(np.array([[math.log(mean), np.log(sd / mean)]]))[0])
+            return float(self.plain_likelihood(np.array([[math.log(mean), np.log(sd / mean)]]))[0])
 
     def shape(self, x: Array, weights: Array, row: Array) -> GammaShape:
         """See `PopulationModel`."""
@@ -377,8 +360,3 @@ def _counted(values: Array) -> tuple[Array, Array]:
     distinct, counts = np.unique(values, return_counts=True)
     keep = distinct > 1
     return np.ascontiguousarray(distinct[keep]), counts[keep].astype(float)
-
-
-def log_binomial(n: Array, y: Array) -> Array:
-    """Log of n over y, for arrays."""
-    return np.asarray(gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1))

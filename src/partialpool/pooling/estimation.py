@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -93,8 +94,8 @@ class PoolAccuracy:
     ----------
     method, reason : what was done, and why.
     error : the measured error: of the quadrature over the hyperparameters (in posterior sds, by the coarser half of its
-        nodes), the gap
-        of an optimum (per unit), or 1 / sqrt(effective sample size) where they were sampled; 0 where all is exact.
+        nodes), the gap of an optimum (per unit), or 1 / sqrt(effective sample size) where they were sampled; 0 where
+        all is exact.
     nodes, evaluations : of the hyperparameters, and of the likelihood.
     trusted : whether every check passed. notes : what the user should know. seconds : wall time.
     """
@@ -136,18 +137,21 @@ class Found:
     null: float | None = None
 
 
-def model_of(units: Units, kind: str, priors: HyperPriors, threads: int, profile: bool = False) -> PopulationModel:
-    """The marginal likelihood of a population's hyperparameters."""
+def model_of(
+    units: Units, kind: str, priors: HyperPriors, threads: int, likelihood_alone: bool = False
+) -> PopulationModel:
+    """The marginal likelihood of a population's hyperparameters; alone, for empirical Bayes."""
     if kind == "normal" and units.family == "normal":
         names = ("mean",) if units.X is None else units.x_names
-        if "mean" not in priors.known and (profile or all(isinstance(priors[name], Normal | Flat) for name in names)):
-            return NormalModel(units, priors, threads, profile=profile)
+        free = "mean" not in priors.known
+        if free and (likelihood_alone or all(isinstance(priors[name], Normal | Flat) for name in names)):
+            return NormalModel(units, priors, threads, likelihood_alone)
         return NormalGridModel(units, priors, threads)
     if kind == "beta":
-        return BetaModel(units, priors, threads, likelihood_alone=profile)
+        return BetaModel(units, priors, threads, likelihood_alone)
     if kind == "gamma":
-        return GammaModel(units, priors, threads, likelihood_alone=profile)
-    return LinkModel(units, priors, kind, threads, likelihood_alone=profile)
+        return GammaModel(units, priors, threads, likelihood_alone)
+    return LinkModel(units, priors, kind, threads, likelihood_alone)
 
 
 class _Counted:
@@ -167,30 +171,16 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     begin = time.perf_counter()
     model = model_of(units, kind, priors, threads)
     density = _Counted(model.log_density)
-    explored: Lattice | Sampled
     notes = list(units.notes)
-    trusted = True
+    explored: Lattice | Sampled
     if model.d <= MOST_ON_LATTICE:
-        care = QUICK
-        if units.n < LARGE and model.cost * 10**model.d < CHEAP:
-            care = THOROUGH if model.d <= 2 else USUAL
-        peak = _peak(model, density)
-        peaks = [peak, *(peak_of(density, start, model.spread) for start in model.other_starts)]
-        peaks.sort(key=lambda found: -found.value)
-        others = [found.point for found in peaks[1:] if found.value > peaks[0].value - FAR_BELOW]
-        budget = MOST_WORK // max(1, model.cost)
-        try:
-            explored = explore(density, peaks[0], care=care, budget=budget, others=others)
-        except InferenceError:  # narrow peaks far apart fill a fine lattice: a coarser one may hold them
-            explored = explore(density, peaks[0], care=QUICK, budget=budget, others=others)
-        reason = f"quadrature over {_told(model)}: {len(explored.nodes):,} nodes of a lattice"
-        trusted = explored.error < 0.02
+        explored = _on_lattice(model, density)
+        how, told, trusted = "quadrature over", "of a lattice", explored.error < 0.02
     else:
         explored = sample(density, model.start, model.spread, seed)
-        reason = (
-            f"importance sampling of {_told(model)}: {len(explored.nodes):,} nodes, Pareto k {explored.pareto_k:.2f}"
-        )
+        how, told = "importance sampling of", f", Pareto k {explored.pareto_k:.2f}"
         trusted = explored.pareto_k < 0.7 and explored.error < 0.05
+    reason = f"{how} {_told(model)}: {len(explored.nodes):,} nodes {told}".replace(" ,", ",")
     if not trusted:
         notes.append("The quadrature over the hyperparameters did not settle; give the sd a prior with a scale.")
     mass = DROPPED[min(model.d, len(DROPPED)) - 1] if units.n < LARGE else DROPPED_LARGE
@@ -200,18 +190,32 @@ def estimate_bayes(units: Units, kind: str, priors: HyperPriors, threads: int, s
     row = _mean_row(units)
     shape = model.shape(x, weights, row)
     quantile_of = _Quantiles(model, explored)
-    rows = _bayes_rows(model, explored, quantile_of, kind, priors)
+    rows = _bayes_rows(quantile_of, kind, priors)
     population = Population(
         kind, units.family, rows, shape, _i2_bayes(units, kind, explored, model), units.X is not None, quantile_of
     )
-    proper = priors.proper
-    value = explored.log_normaliser if proper else math.nan
+    value = explored.log_normaliser if priors.proper else math.nan
     accuracy = PoolAccuracy(
         "bayes", reason, explored.error, len(explored.nodes), density.count, trusted, tuple(notes),
         time.perf_counter() - begin,
     )  # fmt: skip
     posterior = model.posterior(x, weights)
     return Found(posterior, population, value, accuracy, model, x, explored, _null(units, kind, priors))
+
+
+def _on_lattice(model: PopulationModel, density: Callable[[Array], Array]) -> Lattice:
+    """The posterior of the hyperparameters on a lattice as fine as it costs, grown from every peak that matters."""
+    care = QUICK
+    if model.units.n < LARGE and model.cost * 10**model.d < CHEAP:
+        care = THOROUGH if model.d <= 2 else USUAL
+    peaks = [_peak(model, density), *(peak_of(density, start, model.spread) for start in model.other_starts)]
+    peaks.sort(key=lambda found: -found.value)
+    others = [found.point for found in peaks[1:] if found.value > peaks[0].value - FAR_BELOW]
+    budget = MOST_WORK // max(1, model.cost)
+    try:
+        return explore(density, peaks[0], care=care, budget=budget, others=others)
+    except InferenceError:  # narrow peaks far apart fill a fine lattice: a coarser one may hold them
+        return explore(density, peaks[0], care=QUICK, budget=budget, others=others)
 
 
 def _peak(model: PopulationModel, density: Callable[[Array], Array]) -> Peak:
@@ -222,7 +226,7 @@ def _peak(model: PopulationModel, density: Callable[[Array], Array]) -> Peak:
     rows = np.linspace(0, units.n - 1, SAMPLED_UNITS).round().astype(np.int64)
     X = None if units.X is None else units.X[rows]
     some = replace(units, y=units.y[rows], size=units.size[rows], names=units.names[rows], X=X)
-    small = model_of(some, model.kind, model.priors, model.threads, profile=model.likelihood_alone)
+    small = model_of(some, model.kind, model.priors, model.threads, likelihood_alone=model.likelihood_alone)
     first = peak_of(small.log_likelihood, small.start, small.spread)
     scaled = Peak(first.point, first.value, first.curvature * (units.n / SAMPLED_UNITS), first.spread)
     return polished(density, scaled) or peak_of(density, first.point, model.spread)
@@ -238,28 +242,25 @@ def _mean_row(units: Units) -> Array:
     return np.ones(1) if units.X is None else np.asarray(units.X.mean(axis=0))
 
 
-def _bayes_rows(
-    model: PopulationModel, explored: Lattice | Sampled, quantile_of: Callable[[str, Array], Array], kind: str,
-    priors: HyperPriors,
-) -> dict[str, ParameterRow]:  # fmt: skip
+def _bayes_rows(posterior: _Quantiles, kind: str, priors: HyperPriors) -> dict[str, ParameterRow]:
     """The posterior of every parameter; moments that do not exist are infinite."""
-    x, weights = explored.nodes, explored.weights
-    orders = moment_orders(model.units, kind, priors)
-    names, means, sds = model.coefficients_given(x)
+    weights = posterior.explored.weights
+    orders = moment_orders(posterior.model.units, kind, priors)
+    names, means, sds = posterior.coefficients
     moments = {}
     for i, name in enumerate(names):
         mean, sd = weighted_moments(means[:, i], weights)
         moments[name] = (float(mean), math.hypot(float(sd), math.sqrt(float(weights @ sds[:, i] ** 2))))
     rows = {}
-    for name, values in model.parameters(x).items():
+    for name, values in posterior.parameters.items():
         if np.ptp(values) == 0:
             rows[name] = ParameterRow(*[float(values[0]), 0.0, *[float(values[0])] * 3])
             continue
         mean, sd = weighted_moments(np.where(np.isfinite(values), values, 0.0), weights)
         moments[name] = (float(mean), float(sd))
     for name, found in moments.items():
-        rows[name] = _row(name, *found, quantile_of(name, LEVELS), orders)
-    return {name: rows[name] for name in [*names, *model.parameters(x)]}
+        rows[name] = _row(name, *found, posterior(name, LEVELS), orders)
+    return {name: rows[name] for name in [*names, *posterior.parameters]}
 
 
 class _Quantiles:
@@ -268,13 +269,22 @@ class _Quantiles:
     def __init__(self, model: PopulationModel, explored: Lattice | Sampled) -> None:
         self.model, self.explored = model, explored
 
+    @cached_property
+    def coefficients(self) -> tuple[tuple[str, ...], Array, Array]:
+        """Those integrated out: names, means and sds at the nodes. They cost a pass over all units."""
+        return self.model.coefficients_given(self.explored.nodes)
+
+    @cached_property
+    def parameters(self) -> dict[str, Array]:
+        """The others at the nodes."""
+        return self.model.parameters(self.explored.nodes)
+
     def __call__(self, name: str, probabilities: Array) -> Array:
-        names, means, sds = self.model.coefficients_given(self.explored.nodes)
+        names, means, sds = self.coefficients
         if name in names:
             at = names.index(name)
-            weights = self.explored.weights
-            return mixture_summary(weights, means[:, [at]], sds[:, [at]], probabilities)[2][:, 0]
-        positive = bool((self.model.parameters(self.explored.nodes)[name] > 0).all())
+            return mixture_summary(self.explored.weights, means[:, [at]], sds[:, [at]], probabilities)[2][:, 0]
+        positive = bool((self.parameters[name] > 0).all())
         found = self.explored.quantiles(_ParameterOf(self.model, name, positive), probabilities)
         return np.exp(found) if positive else found
 
@@ -324,7 +334,7 @@ def _null(units: Units, kind: str, priors: HyperPriors) -> float | None:
 def estimate_empirical(units: Units, kind: str, priors: HyperPriors, threads: int) -> Found:
     """Empirical Bayes: the hyperparameters at their maximum marginal likelihood."""
     begin = time.perf_counter()
-    model = model_of(units, kind, priors, threads, profile=True)
+    model = model_of(units, kind, priors, threads, likelihood_alone=True)
     density = _Counted(model.log_likelihood)
     found = find_mode(density, model.start, model.spread)
     point, value = found.point, found.value

@@ -11,6 +11,7 @@ from partialpool._version import __version__
 from partialpool.errors import ModelError
 from partialpool.pooling.lattice import Lattice
 from partialpool.pooling.posteriors import NormalPosterior
+from partialpool.pooling.shapes import unit_log_likelihood
 
 if TYPE_CHECKING:
     import xarray
@@ -69,7 +70,7 @@ def to_arviz(pooled: Pooled, n_draws: int = 4000) -> xarray.DataTree:
     groups = {
         "posterior": posterior,
         "posterior_predictive": dataset({name: _replicated(pooled, theta, rng)[None]}),
-        "log_likelihood": dataset({name: _log_likelihood(pooled, theta)[None]}),
+        "log_likelihood": dataset({name: unit_log_likelihood(units.family, units.y, units.size, theta)[None]}),
         "observed_data": dataset({name: units.y}, ("unit",)),
     }
     return xarray.DataTree.from_dict(groups)
@@ -114,16 +115,3 @@ def _replicated(pooled: Pooled, theta: Array, rng: np.random.Generator) -> Array
     if pooled.family == "binomial":
         return rng.binomial(size.astype(np.int64), np.clip(theta, 0, 1)).astype(float)
     return rng.poisson(theta * size).astype(float)
-
-
-def _log_likelihood(pooled: Pooled, theta: Array) -> Array:
-    """log p(y_j | theta_j), (draws, units)."""
-    from scipy.special import gammaln, xlog1py, xlogy
-
-    y, size = pooled.units.y, pooled.units.size
-    if pooled.family == "normal":
-        return np.asarray(-0.5 * ((y - theta) / size) ** 2 - np.log(size) - 0.5 * np.log(2 * np.pi))
-    if pooled.family == "binomial":
-        constant = gammaln(size + 1) - gammaln(y + 1) - gammaln(size - y + 1)
-        return np.asarray(constant + xlogy(y, theta) + xlog1py(size - y, -theta))
-    return np.asarray(xlogy(y, theta * size) - theta * size - gammaln(y + 1))

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from partialpool.algebra.unitgrid import CDF, DRAWS, NODES, QUANTILES, grid_pass
 from partialpool.algebra.unitlikelihood import BINOMIAL, NORMAL_DATA
 from partialpool.algebra.unitpass import POINT, component_moments, legendre
+from partialpool.pooling.shapes import FAMILIES, to_link, to_natural
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -128,22 +129,12 @@ class GridPosterior:
 
     def _theta(self, eta: Array) -> Array:
         """The natural scale."""
-        if self.family == NORMAL_DATA:
-            return eta
-        if self.family == BINOMIAL:
-            small = np.exp(-np.abs(eta))
-            return np.where(eta > 0.0, 1.0, small) / (1.0 + small)
-        return np.exp(eta)
+        return to_natural(FAMILIES[self.family], eta)
 
     def _link(self, theta: Array) -> Array:
         """The link scale; beyond the ends of the natural scale, its infinite ends."""
-        with np.errstate(divide="ignore"):
-            if self.family == NORMAL_DATA:
-                return theta
-            if self.family == BINOMIAL:
-                inside = np.clip(theta, 0.0, 1.0)
-                return np.log(inside) - np.log1p(-inside)
-            return np.log(np.maximum(theta, 0.0))
+        low, high = ((-np.inf, np.inf), (0.0, 1.0), (0.0, np.inf))[self.family]
+        return to_link(FAMILIES[self.family], np.clip(theta, low, high))
 
     def _pass(
         self, task: int, part: _Part, asked: Array, group: Ints, pointer: Ints, omega: Array, normals: Array

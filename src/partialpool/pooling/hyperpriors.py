@@ -21,6 +21,7 @@ from partialpool.spec.distributions import (
     Gamma,
     HalfCauchy,
     HalfStudentT,
+    InverseGamma,
     Normal,
     StudentT,
     Uniform,
@@ -246,8 +247,8 @@ def tail_power(prior: Distribution) -> float:
         return 2.0
     if isinstance(prior, HalfStudentT | StudentT):
         return prior.nu + 1.0
-    if type(prior).__name__ == "InverseGamma":
-        return float(prior.parameters["shape"]) + 1.0
+    if isinstance(prior, InverseGamma):
+        return prior.shape + 1.0
     return math.inf
 
 
@@ -297,6 +298,6 @@ def zero_power(prior: Distribution) -> float:
         return prior.shape - 1
     if isinstance(prior, Beta):
         return prior.a - 1
-    if type(prior).__name__ == "InverseGamma" or (isinstance(prior, Uniform) and prior.low > 0):
+    if isinstance(prior, InverseGamma) or (isinstance(prior, Uniform) and prior.low > 0):
         return math.inf
     return 0.0

@@ -140,7 +140,8 @@ class Lattice(WeightedNodes):
                 value = last[0] + slope
                 for count in range(3, POINTS.size + 1):  # the differences of this order vanish
                     signs = [(-1.0) ** i * comb(count, i + 1) for i in range(count)]
-                    value = np.where(np.minimum(lengths, POINTS.size) == count, _sum(signs, last), value)
+                    own = sum(sign * node for sign, node in zip(signs, last, strict=False))
+                    value = np.where(np.minimum(lengths, POINTS.size) == count, own, value)
                 height[rows, ends - k * inward] = value
                 last = [value, *last[:-1]]
                 slope = slope - self.step**2
@@ -174,13 +175,6 @@ class Lattice(WeightedNodes):
         half[axis] = 0.5 / FINE
         left, right = (self.centre + self.step * (middle + side * half) @ self.factor.T for side in (-1, 1))
         return left, right, weights[at, cell, part]
-
-
-def _sum(factors: list[float], arrays: list[Array]) -> Array:
-    total = np.zeros_like(arrays[0])
-    for factor, array in zip(factors, arrays, strict=False):
-        total = total + factor * array
-    return total
 
 
 def _ends(height: Array) -> tuple[Ints, Ints]:

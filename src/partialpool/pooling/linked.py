@@ -23,7 +23,7 @@ from partialpool.pooling.hyperpriors import HyperPriors, link_scale
 from partialpool.pooling.mixtures import NormalMixturePosterior
 from partialpool.pooling.models import PopulationModel, wanted
 from partialpool.pooling.posteriors import UnitPosterior
-from partialpool.pooling.shapes import FAMILIES, NORMAL, STUDENT, Components, ComponentShape
+from partialpool.pooling.shapes import FAMILIES, NORMAL, STUDENT, Components, ComponentShape, to_natural
 from partialpool.pooling.units import Units
 
 Array = NDArray[np.float64]
@@ -63,8 +63,7 @@ class LinkModel(PopulationModel):
     def __init__(
         self, units: Units, priors: HyperPriors, kind: str, threads: int = 1, likelihood_alone: bool = False
     ) -> None:
-        super().__init__(units, priors, threads)
-        self.likelihood_alone = likelihood_alone
+        super().__init__(units, priors, threads, likelihood_alone)
         self.kind = kind
         self.known = priors.known.get("mean")
         p = 1 if units.X is None else units.X.shape[1]
@@ -100,7 +99,7 @@ class LinkModel(PopulationModel):
         if self.kind == "student_t":
             nu = np.exp(np.clip(x[:, -1], -3, 14))
         elif self.kind == "point_normal":
-            share = 1 / (1 + np.exp(-x[:, -1])) if self.extra else np.full(len(x), self.priors.known["null_share"])
+            share = to_natural("binomial", x[:, -1]) if self.extra else np.full(len(x), self.priors.known["null_share"])
         return location, sd, nu, share
 
     def components(self, x: Array) -> Components:

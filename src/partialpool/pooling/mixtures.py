@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from partialpool.algebra.mixture import mixture_summary
-from partialpool.pooling.posteriors import TABLE, InPieces, over_parts
+from partialpool.pooling.posteriors import TABLE, InPieces
 from partialpool.pooling.shapes import Components
 
 Array = NDArray[np.float64]
@@ -113,7 +113,7 @@ class NormalMixturePosterior(InPieces):
                 z = np.where(variances > 0, apart / np.sqrt(variances), np.where(apart >= 0, np.inf, -np.inf))
             return np.asarray((weights * ndtr(z)).sum(axis=0))
 
-        return over_parts(self, units, self._width, work)
+        return self.over_parts(units, self._width, work)
 
     def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`."""
@@ -132,8 +132,8 @@ class NormalMixturePosterior(InPieces):
         count = self.n_units if units is None else len(units)
         out = np.empty((len(nodes), count))
         at = 0
-        for piece in self.pieces(units, self._width + 2 * len(nodes)):
-            weights, means, variances = self._given(piece)
+        for part in self.parts(units, self._width + 2 * len(nodes)):
+            weights, means, variances = self._given(part if units is None else units[part])
             sds, width = np.sqrt(variances), weights.shape[1]
             for k in np.unique(nodes):
                 rows, own = np.flatnonzero(nodes == k), self._own[k]

@@ -28,6 +28,7 @@ class PopulationModel(ABC):
     kind : the population's name; d : how many coordinates x has.
     sd_at : the coordinate that is the log of an sd (-inf is an sd of 0); None where there is none.
     start, spread : (d,), where the search starts, and about one standard deviation.
+    likelihood_alone : whether the priors play no part: empirical Bayes.
     """
 
     kind: str
@@ -35,12 +36,12 @@ class PopulationModel(ABC):
     sd_at: int | None = None
     start: Array
     spread: Array
-    likelihood_alone: bool = False  # the priors play no part: empirical Bayes
 
-    def __init__(self, units: Units, priors: HyperPriors, threads: int = 1) -> None:
+    def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, likelihood_alone: bool = False) -> None:
         self.units = units
         self.priors = priors
         self.threads = threads
+        self.likelihood_alone = likelihood_alone
 
     @abstractmethod
     def log_likelihood(self, x: Array) -> Array:

@@ -28,27 +28,30 @@ Array = NDArray[np.float64]
 class NormalModel(PopulationModel):
     """Estimates with known standard errors around a normal population. x is log tau; coefficients integrate out.
 
-    Parameters
+    Attributes
     ----------
-    profile : bool
-        Put the coefficients at their maximum-likelihood values given tau instead: for empirical Bayes.
+    profile : whether the coefficients are put at their maximum-likelihood values given tau instead, as for empirical
+        Bayes.
     """
 
     kind = "normal"
     d = 1
     sd_at = 0
 
-    def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, profile: bool = False) -> None:
-        super().__init__(units, priors, threads)
-        self.profile = self.likelihood_alone = profile
+    profile: bool
+
+    def __init__(self, units: Units, priors: HyperPriors, threads: int = 1, likelihood_alone: bool = False) -> None:
+        super().__init__(units, priors, threads, likelihood_alone)
+        self.profile = likelihood_alone
         self.X = np.ones((units.n, 1)) if units.X is None else np.ascontiguousarray(units.X)
         self.names = ("mean",) if units.X is None else units.x_names
         self.shift = float(np.average(units.y, weights=1 / units.size**2))  # so that squares lose no digits
         self.y = np.ascontiguousarray(units.y - self.shift)
         self.variance = np.ascontiguousarray(units.size**2)
         total = max(float(np.var(units.y)), 0.0)
-        scale = math.sqrt(max(total - float(np.mean(self.variance)), 0.1 * total, 1e-4 * float(np.mean(self.variance))))
-        self.start = np.array([to_line(scale, *self.sd_bounds)])
+        noise = float(np.mean(self.variance))
+        self.scale = math.sqrt(max(total - noise, 0.1 * total, 1e-4 * noise))
+        self.start = np.array([to_line(self.scale, *self.sd_bounds)])
         self.spread = np.array([1.0 / math.sqrt(max(1.0, 0.05 * units.n))])
 
     def log_likelihood(self, x: Array) -> Array:
@@ -171,17 +174,15 @@ class NormalGridModel(NormalModel):
     """
 
     def __init__(self, units: Units, priors: HyperPriors, threads: int = 1) -> None:
-        super().__init__(units, priors, threads, profile=True)
-        self.likelihood_alone = False
+        super().__init__(units, priors, threads)
+        self.profile = True  # of the prior of coefficients nothing is integrated out
         self.known = priors.known.get("mean")
         free = 0 if self.known is not None else len(self.names)
         self.d = free + 1
         self.sd_at = free
-        tau = math.exp(float(self.start[0]))
-        own = self.conditional(np.array([tau]))[0][0]
-        self.__dict__.pop("sd_bounds", None)
-        self.start = np.array([*own[:free], to_line(tau, *self.sd_bounds)])
-        width = math.sqrt((float(np.mean(self.variance)) + tau**2) / units.n)
+        own = self.conditional(np.array([self.scale]))[0][0]
+        self.start = np.array([*own[:free], *self.start])
+        width = math.sqrt((float(np.mean(self.variance)) + self.scale**2) / units.n)
         scales = np.ones(free) if units.X is None else np.array([1.0, *(1 / np.std(units.X[:, 1:], axis=0))])[:free]
         self.spread = np.concatenate([width * scales, self.spread])
 

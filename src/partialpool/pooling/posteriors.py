@@ -13,7 +13,7 @@ Nothing of size nodes x units is kept: every question works through pieces of un
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from statistics import NormalDist
@@ -99,22 +99,25 @@ class InPieces:
         """See `UnitPosterior`: there are no points."""
         return np.zeros(self.n_units if units is None else len(units))
 
-    def pieces(self, units: Ints | None, width: int) -> Iterator[Ints | slice]:
-        """Units in pieces of about `BLOCK` numbers where each takes `width` of them."""
+    def parts(self, units: Ints | None, width: int) -> list[slice]:
+        """Positions within `units` (all by default) in parts of about `BLOCK` numbers, each unit taking `width`."""
         count = self.n_units if units is None else len(units)
         size = max(1, BLOCK // max(width, 1))
-        for low in range(0, count, size):
-            yield slice(low, min(low + size, count)) if units is None else units[low : low + size]
+        return [slice(low, min(low + size, count)) for low in range(0, count, size)]
+
+    def over_parts(self, units: Ints | None, width: int, work: Callable[[slice], Array]) -> Array:
+        """The results of `work` on parts, (..., units in the part), side by side."""
+        parts = self.parts(units, width)
+        if not parts:
+            return work(slice(0, 0))
+        if self.threads > 1 and len(parts) > 1:
+            with ThreadPoolExecutor(self.threads) as pool:
+                return np.concatenate(list(pool.map(work, parts)), axis=-1)
+        return np.concatenate([work(part) for part in parts], axis=-1)
 
     def gather(self, units: Ints | None, width: int, work: Callable[[Ints | slice], Array]) -> Array:
-        """The results of `work` on pieces of units, (..., units in the piece), side by side."""
-        pieces = list(self.pieces(units, width))
-        if not pieces:
-            return work(np.empty(0, dtype=np.int64))
-        if self.threads > 1 and len(pieces) > 1:
-            with ThreadPoolExecutor(self.threads) as pool:
-                return np.concatenate(list(pool.map(work, pieces)), axis=-1)
-        return np.concatenate([work(piece) for piece in pieces], axis=-1)
+        """The same where `work` takes the units of a part instead of their positions."""
+        return self.over_parts(units, width, lambda part: work(part if units is None else units[part]))
 
     def probed(self) -> Ints:
         """Units on which an approximation is measured: evenly spaced."""
@@ -215,7 +218,7 @@ class NormalPosterior(InPieces):
                 z = np.where(sd > 0, (places[part] - mean) / sd, np.where(places[part] >= mean, np.inf, -np.inf))
             return np.asarray(self.node_weights @ ndtr(z))
 
-        return over_parts(self, units, self.tau2.size, work)
+        return self.over_parts(units, self.tau2.size, work)
 
     def coefficient_draws(self, nodes: Ints, rng: np.random.Generator) -> Array:
         """One draw of the coefficients for each node named, (n, p)."""
@@ -250,22 +253,11 @@ class NormalPosterior(InPieces):
             mean, variance, _ = self._given(part if units is None else units[part])
             return np.asarray(self.node_weights @ ((variance == 0) & ((mean == x) | (x is None))))
 
-        return over_parts(self, units, self.tau2.size, work)
+        return self.over_parts(units, self.tau2.size, work)
 
     def shrinkage(self) -> Array:
         """See `UnitPosterior`."""
         return np.asarray(self._table[0][2])
-
-
-def over_parts(posterior: InPieces, units: Ints | None, width: int, work: Callable[[Any], Array]) -> Array:
-    """`gather` over positions within `units`."""
-    count = posterior.n_units if units is None else len(units)
-    size = max(1, BLOCK // max(width, 1))
-    parts = [slice(low, min(low + size, count)) for low in range(0, count, size)]
-    if posterior.threads > 1 and len(parts) > 1:
-        with ThreadPoolExecutor(posterior.threads) as pool:
-            return np.concatenate(list(pool.map(work, parts)))
-    return np.concatenate([work(part) for part in parts]) if parts else np.empty(0)
 
 
 class _ConjugatePosterior(InPieces, ABC):
@@ -275,9 +267,9 @@ class _ConjugatePosterior(InPieces, ABC):
     size: Array
     location: Array  # (K, 1) or (K, J), on the link scale
 
+    @abstractmethod
     def _prior(self, piece: Ints | slice, nodes: Any = slice(None)) -> tuple[Array, Array]:
         """The population's two parameters given the nodes, (K,) or (K, J') each."""
-        raise NotImplementedError
 
     @abstractmethod
     def _mixture(self, piece: Ints | slice, probabilities: Array) -> tuple[Array, Array, Array, float]:
@@ -470,7 +462,7 @@ class DiscretePosterior(InPieces):
             shares = self._probabilities(part if units is None else units[part])
             return np.asarray((shares * (self.places[:, None] <= places[part])).sum(axis=0))
 
-        return over_parts(self, units, 3 * self.places.size, work)
+        return self.over_parts(units, 3 * self.places.size, work)
 
     def atom(self, x: float | None = None, units: Ints | None = None) -> Array:
         """See `UnitPosterior`."""
@@ -481,8 +473,8 @@ class DiscretePosterior(InPieces):
         count = self.n_units if units is None else len(units)
         out = np.empty((len(nodes), count))
         at = 0
-        for piece in self.pieces(units, max(3 * self.places.size, len(nodes))):
-            below = np.cumsum(self._probabilities(piece), axis=0)
+        for part in self.parts(units, max(3 * self.places.size, len(nodes))):
+            below = np.cumsum(self._probabilities(part if units is None else units[part]), axis=0)
             for column in below.T:
                 picked = np.searchsorted(column, rng.random(len(nodes)) * column[-1], side="right")
                 out[:, at] = self.places[np.minimum(picked, self.places.size - 1)]

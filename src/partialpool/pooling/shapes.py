@@ -9,17 +9,19 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, betainc, betaln, expit, gammainc, gammaln, logit, ndtr, pdtr, stdtr
+from scipy.special import bdtr, betainc, betaln, expit, gammainc, gammaln, ndtr, pdtr, stdtr
 
 from partialpool.algebra.unitpass import component_integrals, legendre
 from partialpool.algebra.unitsums import beta_binomial_logs, negative_binomial_logs
 from partialpool.errors import DataError
 from partialpool.inference.importance import logsumexp
+from partialpool.spec.links import inverse_link, link_function
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FAMILIES = ("normal", "binomial", "poisson")
+LINKS = {"normal": "identity", "binomial": "logit", "poisson": "log"}
 #: Points of the population at which the distribution function of data is averaged.
 POINTS = 256
 #: Up to so many atoms, a population's points are taken between them.
@@ -32,15 +34,12 @@ NORMAL, UNIFORM, STUDENT = 0, 1, 2
 
 def to_natural(family: str, eta: ArrayLike) -> Array:
     """theta from the link scale: itself, a probability, a rate."""
-    eta = np.asarray(eta, dtype=float)
-    return np.asarray(eta if family == "normal" else expit(eta) if family == "binomial" else np.exp(eta))
+    return inverse_link(LINKS[family], eta)
 
 
 def to_link(family: str, theta: ArrayLike) -> Array:
     """The inverse of `to_natural`; infinite at the ends."""
-    theta = np.asarray(theta, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(theta if family == "normal" else logit(theta) if family == "binomial" else np.log(theta))
+    return link_function(LINKS[family], theta)
 
 
 class Shape(ABC):
@@ -220,8 +219,7 @@ class BetaShape(Shape):
         out = np.empty((self.eta.size, y.size))
         y, size = np.ascontiguousarray(y, dtype=float), np.ascontiguousarray(size, dtype=float)
         beta_binomial_logs(y, size, np.ascontiguousarray(self.eta), np.ascontiguousarray(self.log_size), out)
-        constant = gammaln(size + 1) - gammaln(y + 1) - gammaln(size - y + 1)
-        return logsumexp(out + np.log(self.weights)[:, None], axis=0) + constant
+        return logsumexp(out + np.log(self.weights)[:, None], axis=0) + log_binomial(size, y)
 
 
 class GammaShape(Shape):
@@ -409,19 +407,24 @@ class DiscreteShape(Shape):
 
     def log_marginal(self, y: Array, size: Array) -> Array:
         """See `Shape`."""
-        return logsumexp(unit_log_likelihood(self.family, y, size, self.places) + np.log(self.masses)[:, None], axis=0)
+        logs = unit_log_likelihood(self.family, y, size, self.places[:, None])
+        return logsumexp(logs + np.log(self.masses)[:, None], axis=0)
+
+
+def log_binomial(n: Array, y: Array) -> Array:
+    """Log of n over y, for arrays."""
+    return np.asarray(gammaln(n + 1) - gammaln(y + 1) - gammaln(n - y + 1))
 
 
 def unit_log_likelihood(family: str, y: Array, size: Array, theta: Array) -> Array:
-    """log f(y_j | theta_g) with every constant, (G, J)."""
-    at = theta[:, None]
+    """log f(y_j | theta) with every constant; theta (G, 1) or (G, J) gives (G, J)."""
+    at = theta
     with np.errstate(divide="ignore", invalid="ignore"):
         if family == "normal":
             return np.asarray(-0.5 * ((y - at) / size) ** 2 - np.log(size) - 0.5 * math.log(2 * math.pi))
         if family == "binomial":
-            constant = gammaln(size + 1) - gammaln(y + 1) - gammaln(size - y + 1)
             up = np.where(y > 0, y * np.log(at), 0.0)
-            return np.asarray(constant + up + np.where(size - y > 0, (size - y) * np.log1p(-at), 0.0))
+            return np.asarray(log_binomial(size, y) + up + np.where(size - y > 0, (size - y) * np.log1p(-at), 0.0))
         up = np.where(y > 0, y * np.log(at * size), 0.0)
         return np.asarray(up - at * size - gammaln(y + 1))
 

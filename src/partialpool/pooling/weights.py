@@ -188,7 +188,7 @@ def _fit_points(units: Units, threads: int) -> WeightedFit:
     places, masses = found.places, found.weights
 
     def log_likelihood(piece: Ints | slice) -> Array:
-        return unit_log_likelihood(units.family, units.y[piece], units.size[piece], places)
+        return unit_log_likelihood(units.family, units.y[piece], units.size[piece], places[:, None])
 
     posterior = DiscretePosterior(
         units.n, log_likelihood, lambda theta: units.own_sd(theta) ** 2, places, masses, threads=threads
