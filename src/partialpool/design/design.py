@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from partialpool.design.checks import check_columns, moments
 from partialpool.design.encoding import Encoding, learn
+from partialpool.design.expressions import bare_column
 from partialpool.design.factors import (
     Codes,
     Labels,
@@ -23,7 +24,6 @@ from partialpool.design.factors import (
 )
 from partialpool.design.frame import check_finite, drop_missing, missing_values, read_frame, row_names
 from partialpool.design.response import (
-    bare_column,
     check_additions,
     read_offset,
     read_outcome,
@@ -320,7 +320,8 @@ def build_design(terms: Terms | str, data: Any, *, family: str | Family = "gauss
         raise DataError(f"Every one of the {n_given} rows has a missing value ({counts}), so that none is left.")
     left = terms.response
     outcome = read_outcome(terms, frame, family)
-    encoding, V = learn(frame, _texts(terms), caret="^" in terms.formula)
+    weights = read_positive(left.weights, frame, "weights")
+    encoding, V = learn(frame, _texts(terms), caret="^" in terms.formula, weights=weights)
     factors, levels, place = _factors(terms, frame)
     groups = _groups(terms, place, encoding)
     _check_overlap(groups, factors, terms.prefixes)
@@ -337,7 +338,7 @@ def build_design(terms: Terms | str, data: Any, *, family: str | Family = "gauss
         offset=read_offset(terms.offsets, frame),
         se=read_positive(left.se, frame, "se"),
         se_sigma=left.se_sigma,
-        weights=read_positive(left.weights, frame, "weights"),
+        weights=weights,
         precision=read_positive(left.precision, frame, "precision"),
         n_rows=len(frame),
         n_dropped=n_given - len(frame),

@@ -10,15 +10,19 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.design.context import Contexts, learn_contexts
+from partialpool.design.expressions import evaluate, functions, ticks
 from partialpool.design.frame import check_finite, column_kind, numeric_values, row_names
 from partialpool.errors import DataError, FormulaError
-from partialpool.spec.formula import NAME, split_addends, variables_of
+from partialpool.spec.context import context_columns, split_context
+from partialpool.spec.formula import split_addends, variables_of
+from partialpool.spec.text import NAME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +60,7 @@ class Encoding:
     categories : of every column that holds categories, its values in order.
     specs : formulaic's model specification of the pieces that it materialises.
     template : one row of the columns that formulaic reads; from it the specifications are rebuilt after loading.
+    contexts : the group means behind within() and between().
     """
 
     names: tuple[str, ...]
@@ -63,6 +68,7 @@ class Encoding:
     categories: Mapping[str, tuple[Any, ...]]
     specs: Mapping[str, Any]
     template: Mapping[str, Any]
+    contexts: Contexts = field(default_factory=Contexts)
 
     def encode(self, frame: pd.DataFrame, wanted: Sequence[str]) -> Matrix:
         """V of new rows; columns that belong to none of the wanted pieces are left undefined (nan).
@@ -74,8 +80,8 @@ class Encoding:
         """
         pieces = [self.pieces[text] for text in dict.fromkeys(wanted)]
         out = np.full((len(frame), len(self.names)), np.nan)
-        needed = dict.fromkeys(name for piece in pieces for name in variables_of(piece.text))
-        prepared = self._prepare(frame, list(needed))
+        needed = dict.fromkeys(name for piece in pieces for name in _read_by(piece.text))
+        prepared = self._prepare(self.contexts.add_to(frame, needed), list(needed))
         done: set[int] = set()
         for piece in pieces:
             if piece.sources is not None:
@@ -103,7 +109,7 @@ class Encoding:
     ) -> list[tuple[Piece, Matrix]]:
         if not pieces:
             return []
-        table = _formulaic_frame(prepared, [name for piece in pieces for name in variables_of(piece.text)])
+        table = _formulaic_frame(prepared, [name for piece in pieces for name in _read_by(piece.text)])
         specs = {piece.text: self.specs[piece.text] for piece in pieces}
         for spec in specs.values():
             _check_seen(spec, table, frame.index)
@@ -111,14 +117,18 @@ class Encoding:
         return [(piece, matrices[piece.text]) for piece in pieces]
 
 
-def learn(frame: pd.DataFrame, texts: Sequence[str], *, caret: bool = False) -> tuple[Encoding, Matrix]:
+def learn(
+    frame: pd.DataFrame, texts: Sequence[str], *, caret: bool = False, weights: NDArray[np.float64] | None = None
+) -> tuple[Encoding, Matrix]:
     """Learn the encoding of the pieces from complete rows, and V of these rows.
 
     Columns that several pieces share are there once. `caret`: powers are shown as ``^``, as the user wrote them.
+    `weights` (n,): how many rows each stands for, in the means of groups.
     """
     texts = list(dict.fromkeys(texts))
     additive = {text: _additive(text) for text in texts}
-    used = {text: variables_of(text) for text in texts}
+    used = {text: _read_by(text) for text in texts}
+    contexts, frame = learn_contexts(frame, context_columns(texts), weights)
     prepared, categories = _columns(frame, list(dict.fromkeys(name for text in texts for name in used[text])))
     sources: dict[str, tuple[Source, ...] | None] = {}
     names: dict[str, tuple[str, ...]] = {}
@@ -155,7 +165,12 @@ def learn(frame: pd.DataFrame, texts: Sequence[str], *, caret: bool = False) -> 
             _copy(out, pieces[text].columns, matrices.pop(text), done)
         else:
             _fill(out, pieces[text].columns, made, prepared, done)
-    return Encoding(tuple(places), pieces, categories, specs, template), out
+    return Encoding(tuple(places), pieces, categories, specs, template, contexts), out
+
+
+def _read_by(text: str) -> tuple[str, ...]:
+    """The columns that a piece reads, those made by within() and between() among them."""
+    return variables_of(split_context(text)[0])
 
 
 def public_name(name: str, caret: bool) -> str:
@@ -168,11 +183,12 @@ def fill_plain(encoding: Encoding, frame: pd.DataFrame) -> Matrix:
     """V of the rows of the fit, without the columns that formulaic made (left undefined)."""
     out = np.empty((len(frame), len(encoding.names)))
     done: set[int] = set()
-    for piece in encoding.pieces.values():
-        if piece.sources is None:
-            continue
+    plain = [piece for piece in encoding.pieces.values() if piece.sources is not None]
+    frame = encoding.contexts.add_to(frame, [name for piece in plain for name in _read_by(piece.text)])
+    for piece in plain:
+        assert piece.sources is not None
         data: dict[str, Any] = {}
-        for name in variables_of(piece.text):
+        for name in _read_by(piece.text):
             column = frame[name]
             known = encoding.categories.get(name)
             data[name] = column.to_numpy() if known is None else _recode(column, name, known, frame.index)
@@ -183,7 +199,7 @@ def fill_plain(encoding: Encoding, frame: pd.DataFrame) -> Matrix:
 def _additive(text: str) -> tuple[bool, list[str]] | None:
     """Intercept and column names of a piece that only adds up columns, else None."""
     intercept, names = False, []
-    for sign, piece in split_addends(text, text):
+    for sign, piece in split_addends(split_context(text)[0], text):
         if piece in ("0", "1"):
             intercept = piece == "1"
         elif sign == "+" and NAME.fullmatch(piece):
@@ -314,14 +330,6 @@ def _scalar(value: Any) -> Any:
 # ---- formulaic ----------------------------------------------------------------------------------------------------
 
 
-def _functions() -> dict[str, Any]:
-    """Functions that formulaic lacks, or gets wrong (its exp10(x) is x to the 10)."""
-    names = "abs ceil clip cos expm1 floor log1p maximum minimum power round sign sin sqrt square tan tanh where"
-    functions = {name: getattr(np, name) for name in names.split()}
-    functions["exp10"] = lambda x: np.power(10.0, x)
-    return functions
-
-
 def _formulaic_frame(prepared: Mapping[str, Any], names: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
@@ -340,7 +348,7 @@ def _new_specs(texts: Sequence[str]) -> dict[str, Any]:
     specs = {}
     for text in texts:
         try:
-            formula = Formula({"piece": text}, _ordering="degree").piece
+            formula = Formula({"piece": split_context(text)[0]}, _ordering="degree").piece
         except Exception as error:  # formulaic raises several kinds; the user needs the piece and the cause
             raise FormulaError(f"The part {text!r} of the formula cannot be read: {_cause(error)}") from error
         specs[text] = ModelSpec(formula=formula, output="numpy", na_action="ignore")
@@ -356,7 +364,7 @@ def _run_formulaic(specs: Mapping[str, Any], table: pd.DataFrame) -> tuple[dict[
     together = ModelSpecs(**{key: specs[text] for key, text in keys.items()})
     try:
         with np.errstate(all="ignore"):
-            result = PandasMaterializer(table, context=_functions()).get_model_matrix(together)
+            result = PandasMaterializer(table, context=functions()).get_model_matrix(together)
     except Exception as error:  # whatever a user's expression raises
         texts = " or ".join(repr(text) for text in specs)
         raise DataError(f"The part {texts} of the formula cannot be computed: {_cause(error)}") from error
@@ -405,7 +413,7 @@ def _check_seen(spec: Any, table: pd.DataFrame, index: pd.Index[Any]) -> None:
     for expression, (_, state) in spec.encoder_state.items():
         if "categories" not in state or not expression.startswith("C("):
             continue
-        argument = ast.unparse(ast.parse(_ticks(expression), mode="eval").body.args[0])  # type: ignore[attr-defined]
+        argument = ast.unparse(ast.parse(ticks(expression), mode="eval").body.args[0])  # type: ignore[attr-defined]
         values = _evaluate(argument, table)
         unseen = ~pd.Series(values).isin(state["categories"]).to_numpy()
         if unseen.any():
@@ -414,29 +422,6 @@ def _check_seen(spec: Any, table: pd.DataFrame, index: pd.Index[Any]) -> None:
             _refuse(expression, first, rows, state["categories"], index)
 
 
-def _ticks(expression: str) -> str:
-    return re.sub(r"`([^`]*)`", lambda match: "_tick_" + match[1].encode().hex(), expression)
-
-
 def _evaluate(expression: str, table: pd.DataFrame) -> Any:
     columns = {"_tick_" + str(name).encode().hex(): table[name] for name in table.columns}
     return evaluate(expression, {**columns, **{str(name): table[name] for name in table.columns}})
-
-
-def evaluate(expression: str, columns: Mapping[str, Any]) -> Any:
-    """The value of an expression whose functions work row by row; names in backticks are columns too.
-
-    The names in the expression were checked by `variables_of` when the formula was read.
-
-    Examples
-    --------
-    >>> evaluate("log(x) + 1", {"x": np.array([1.0])}).tolist()
-    [1.0]
-    """
-    text = _ticks(expression)
-    names: dict[str, Any] = {"np": np, "numpy": np, "I": lambda x: x, "__builtins__": {}}
-    names |= {name: getattr(np, name) for name in ("log", "log2", "log10", "exp", "exp2")} | _functions()
-    for name, values in columns.items():
-        names[name] = names["_tick_" + name.encode().hex()] = values
-    with np.errstate(all="ignore"):
-        return eval(compile(text, "<formula>", "eval"), names)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.design.encoding import evaluate
-from partialpool.design.frame import check_finite, column_kind, missing_values, numeric_values, row_names
+from partialpool.design.expressions import bare_column, row_values
+from partialpool.design.frame import check_finite, column_kind, missing_values, row_names
 from partialpool.errors import DataError, ModelError
-from partialpool.spec.formula import Response, Terms, quote_name, variables_of
+from partialpool.spec.formula import Response, Terms, variables_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +191,7 @@ def read_trials(expression: str, frame: pd.DataFrame) -> Vector:
     """The number of trials of each row: whole, and at least 1."""
     if len(frame):
         _refuse_gaps(expression, frame, "trials")
-    values = _floats(_value(expression, frame, "trials"), expression, frame)
+    values = _floats(row_values(expression, frame, "trials"), expression, frame)
     bad = np.flatnonzero((values < 1) | (values != np.floor(values)))
     if len(bad):
         raise DataError(
@@ -265,30 +265,7 @@ def _check_constant(outcome: Outcome, name: str, family: Family) -> None:
 
 def numbers(expression: str, frame: pd.DataFrame) -> Vector:
     """The response where it is numeric."""
-    return _floats(_value(expression, frame, "The response"), expression, frame)
-
-
-def _value(expression: str, frame: pd.DataFrame, what: str) -> NDArray[Any]:
-    """The numbers that an expression gives in each row."""
-    import pandas as pd
-
-    column = bare_column(expression)
-    if column is not None:
-        return numeric_values(frame[column], column, what)
-    names = variables_of(expression)
-    try:
-        value = evaluate(expression, {name: frame[name] for name in names})
-    except Exception as error:  # whatever a user's expression raises
-        raise DataError(f"{what} {expression!r} cannot be computed: {error}") from error
-    if np.ndim(value) == 0:
-        value = np.full(len(frame), value)
-    return numeric_values(pd.Series(value), expression, what)
-
-
-def bare_column(expression: str) -> str | None:
-    """The column where an expression is nothing but one, else None."""
-    names = variables_of(expression)
-    return names[0] if len(names) == 1 and expression in (names[0], quote_name(names[0])) else None
+    return _floats(row_values(expression, frame, "The response"), expression, frame)
 
 
 def _floats(values: NDArray[Any], name: str, frame: pd.DataFrame) -> Vector:
@@ -300,7 +277,7 @@ def read_offset(expressions: Sequence[str], frame: pd.DataFrame) -> Vector | Non
     """The sum of the offsets, or None where there is none."""
     total: Vector | None = None
     for expression in expressions:
-        values = _floats(_value(expression, frame, "The offset"), expression, frame)
+        values = _floats(row_values(expression, frame, "The offset"), expression, frame)
         total = values if total is None else total + values
     return total
 
@@ -318,7 +295,7 @@ def read_positive(expression: str | None, frame: pd.DataFrame, kind: str) -> Vec
         return None
     if len(frame):
         _refuse_gaps(expression, frame, kind)
-    values = _floats(_value(expression, frame, kind), expression, frame)
+    values = _floats(row_values(expression, frame, kind), expression, frame)
     bad = np.flatnonzero(values < 0 if kind == "weights" else values <= 0)
     if len(bad):
         sign = "negative" if values[bad[0]] < 0 else "zero"

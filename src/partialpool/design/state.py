@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.design.context import Contexts, GroupMeans
 from partialpool.design.design import Design, GroupDesign, GroupFactor
 from partialpool.design.encoding import Encoding, Piece, Source, fill_plain, rebuild_specs
+from partialpool.design.expressions import bare_column
 from partialpool.design.factors import Labels, Levels, join_labels, texts
-from partialpool.design.response import bare_column
 from partialpool.errors import StorageError
+from partialpool.spec.context import context_columns
 from partialpool.spec.predictors import formula
 
 if TYPE_CHECKING:
@@ -50,6 +53,16 @@ def design_to_state(design: Design, *, rows: bool) -> dict[str, Any]:
     }
     for position, level in enumerate(design.levels.values()):
         arrays[f"levels.{position}"] = _labels_to_array(level.labels, level.integer)
+    contexts = design.encoding.contexts
+    if contexts.columns:
+        content["contexts"] = {
+            "ids": [[level.name, level.integer] for level in contexts.ids.values()],
+            "means": [[found.expression, list(found.variables)] for found in contexts.means],
+        }
+    for position, level in enumerate(contexts.ids.values()):
+        arrays[f"contexts.ids.{position}"] = _labels_to_array(level.labels, level.integer)
+    for position, found in enumerate(contexts.means):
+        arrays[f"contexts.members.{position}"], arrays[f"contexts.means.{position}"] = found.members, found.means
     for position, factor in enumerate(design.factors):
         arrays[f"sizes.{position}"] = factor.sizes
         if len(factor.variables) > 1:
@@ -68,7 +81,7 @@ def design_from_state(state: Mapping[str, Any]) -> Design:
             f"{VERSION}); upgrade partialpool."
         )
     terms = formula(content["formula"], **content.get("predictors", {}))  # older files have no such key
-    encoding = _encoding_from_json(content["encoding"])
+    encoding = replace(_encoding_from_json(content["encoding"]), contexts=_contexts_from_state(content, arrays))
     levels = {
         name: Levels(name, _labels_from_array(arrays[f"levels.{position}"]), integer)
         for position, (name, integer) in enumerate(content["levels"])
@@ -146,6 +159,24 @@ def _encoding_from_json(content: Mapping[str, Any]) -> Encoding:
     }
     specs = rebuild_specs(learned, content["template"], categories)
     return Encoding(tuple(content["names"]), pieces, categories, specs, dict(content["template"]))
+
+
+def _contexts_from_state(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Contexts:
+    kept = content.get("contexts")
+    if kept is None:
+        return Contexts()
+    ids = {
+        name: Levels(name, _labels_from_array(arrays[f"contexts.ids.{position}"]), integer)
+        for position, (name, integer) in enumerate(kept["ids"])
+    }
+    means = tuple(
+        GroupMeans(
+            expression, tuple(variables), arrays[f"contexts.members.{position}"], arrays[f"contexts.means.{position}"]
+        )
+        for position, (expression, variables) in enumerate(kept["means"])
+    )
+    columns = context_columns([piece["text"] for piece in content["encoding"]["pieces"]])
+    return Contexts(columns, ids, means)
 
 
 def _spec_to_json(spec: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from partialpool.errors import FormulaError, did_you_mean
+from partialpool.spec.context import split_context
+from partialpool.spec.text import NAME, call_of, cut, encloses, masked, nested_factors
 
-QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|`[^`]*`")
-NAME = re.compile(r"[^\W\d]\w*")
 TOKEN = re.compile(
     r"(?P<string>'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\")"
     r"|`(?P<ticked>[^`]*)`"
@@ -29,7 +29,7 @@ ELEMENTWISE = [
     *("maximum", "minimum", "power", "round", "sign", "sin", "sqrt", "square", "tan", "tanh", "where"),
 ]
 # Functions that formulaic learns from the data (categories, means, knots) and replays on new rows.
-LEARNED = ["C", "bs", "cc", "center", "cr", "cs", "poly", "scale", "standardize"]
+LEARNED = ["C", "between", "bs", "cc", "center", "cr", "cs", "poly", "scale", "standardize", "within"]
 # Attributes of numpy that are not ufuncs but still work row by row.
 NUMPY_ROWWISE = frozenset({"abs", "round", "clip", "where", "pi", "e", "inf", "nan", "float64", "int64"})
 CONSTANTS = frozenset({"True", "False", "None", "and", "or", "not", "in", "is"})
@@ -97,7 +97,7 @@ class Terms:
     @property
     def main(self) -> str:
         """The formula of the mean."""
-        return _cut(self.formula, ",")[0] if self.predictors else self.formula
+        return cut(self.formula, ",")[0] if self.predictors else self.formula
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -154,6 +154,8 @@ def parse_formula(formula: str) -> Terms:
     terms = Terms(text, response, parts.common_text(), tuple(parts.offsets), tuple(parts.groups))
     for piece in _expressions(terms):
         variables_of(piece, formula=text)
+        for column in split_context(piece, text)[1]:
+            variables_of(column.expression, formula=text, elementwise=True)
     return terms
 
 
@@ -203,7 +205,7 @@ def quote_name(name: str) -> str:
 
 def split_addends(text: str, formula: str) -> list[tuple[str, str]]:
     """Cut text at the + and - that stand outside all brackets: pairs of sign and piece."""
-    mask = _mask(text)
+    mask = masked(text)
     pieces: list[tuple[str, str]] = []
     sign, start, depth = "+", 0, 0
     for position, char in enumerate(mask):
@@ -261,14 +263,9 @@ def _check_numpy(attribute: str, where: str) -> None:
     )
 
 
-def _mask(text: str) -> str:
-    """The text with what is quoted blanked out, position by position."""
-    return QUOTED.sub(lambda match: "Q" * len(match.group()), text)
-
-
 def _check_quotes(text: str) -> None:
     for quote in "'\"`":
-        position = _mask(text).find(quote)
+        position = masked(text).find(quote)
         if position >= 0:
             raise FormulaError(
                 f"In the formula {text!r}: the quote {quote} before {text[position + 1 :]!r} is never closed."
@@ -277,7 +274,7 @@ def _check_quotes(text: str) -> None:
 
 def _check_brackets(text: str) -> None:
     opened: list[tuple[str, int]] = []
-    for position, char in enumerate(_mask(text)):
+    for position, char in enumerate(masked(text)):
         if char in CLOSER:
             opened.append((char, position))
         elif char in CLOSER.values():
@@ -299,26 +296,8 @@ def _check_brackets(text: str) -> None:
         )
 
 
-def _depths(mask: str) -> Iterator[tuple[int, str, int]]:
-    """Position, character and depth of brackets around it."""
-    depth = 0
-    for position, char in enumerate(mask):
-        if char in ")]}":
-            depth -= 1
-        yield position, char, depth
-        if char in "([{":
-            depth += 1
-
-
-def _cut(text: str, separator: str) -> list[str]:
-    """Cut text at a character that stands outside all brackets and quotes."""
-    cuts = [position for position, char, depth in _depths(_mask(text)) if char == separator and depth == 0]
-    starts = [0, *[cut + 1 for cut in cuts]]
-    return [text[start:end].strip() for start, end in zip(starts, [*cuts, len(text)], strict=True)]
-
-
 def _sides(text: str) -> tuple[str, str]:
-    sides = _cut(text, "~")
+    sides = cut(text, "~")
     if len(sides) == 1:
         raise FormulaError(f"The formula {text!r} has no '~'; write response ~ predictors, as in 'y ~ x + (1|g)'.")
     if len(sides) > 2:
@@ -335,32 +314,15 @@ def _sides(text: str) -> tuple[str, str]:
 
 def _powers(text: str) -> str:
     """Write ``^`` as ``**``: power inside a function as in R, crossing of terms outside, as formulaic reads both."""
-    mask = _mask(text)
+    mask = masked(text)
     return "".join("**" if mask[position] == "^" else char for position, char in enumerate(text))
-
-
-def _call(text: str) -> tuple[str, str] | None:
-    """Name and argument text where the whole text is one call, else None."""
-    match = re.match(r"([^\W\d]\w*)\s*\(", text)
-    if match is None or not _encloses(text, match.end() - 1):
-        return None
-    return match[1], text[match.end() : -1].strip()
-
-
-def _encloses(text: str, position: int) -> bool:
-    """Whether the bracket opened at position closes with the last character."""
-    level = sum(char == "(" for char in _mask(text)[:position])
-    for index, char, depth in _depths(_mask(text)):
-        if index > position and char == ")" and depth == level:
-            return index == len(text) - 1
-    return False
 
 
 ADDITIONS = ("se", "weights", "precision", "trials")
 
 
 def _response(left: str, formula: str) -> Response:
-    parts = _cut(left, "|")
+    parts = cut(left, "|")
     if len(parts) > 2 or not parts[0]:
         raise FormulaError(
             f"In the formula {formula!r}: the response reads 'y' or 'y | addition(s)', with one bar; "
@@ -370,7 +332,7 @@ def _response(left: str, formula: str) -> Response:
     if len(parts) == 1:
         return response
     for sign, piece in split_addends(parts[1], formula) if parts[1] else [("+", "")]:
-        call = _call(piece)
+        call = call_of(piece)
         if call is None or sign != "+" or call[0] not in ADDITIONS:
             near = did_you_mean(call[0] if call else piece, ADDITIONS)
             raise FormulaError(f"In the formula {formula!r}: {piece!r} is not an addition to the response. {near}")
@@ -383,7 +345,7 @@ def _response(left: str, formula: str) -> Response:
 
 
 def _add(response: Response, kind: str, argument: str, formula: str) -> Response:
-    arguments = [piece for piece in _cut(_powers(argument), ",") if piece]
+    arguments = [piece for piece in cut(_powers(argument), ",") if piece]
     se_sigma = response.se_sigma
     if kind == "se" and len(arguments) == 2:
         match = re.fullmatch(r"sigma\s*=\s*(True|TRUE|T|False|FALSE|F)", arguments[1])
@@ -424,13 +386,13 @@ class _Parts:
             self._addend(sign, piece)
 
     def _addend(self, sign: str, piece: str) -> None:
-        if len(_cut(piece, "|")) > 1:
+        if len(cut(piece, "|")) > 1:
             raise FormulaError(
                 f"In the formula {self.formula!r}: the bar in {piece!r} stands outside parentheses; "
                 f"a group term is written in them, as in '({piece})'."
             )
-        inner = piece[1:-1].strip() if piece.startswith("(") and _encloses(piece, 0) else None
-        if inner is not None and len(_cut(inner, "|")) > 1:
+        inner = piece[1:-1].strip() if piece.startswith("(") and encloses(piece, 0) else None
+        if inner is not None and len(cut(inner, "|")) > 1:
             self._need_plus(sign, piece)
             self.groups.extend(_group_terms(inner, self.formula))
         elif inner is not None and (_holds_group(inner) or "offset" in inner):
@@ -447,14 +409,14 @@ class _Parts:
             self._common(sign, piece)
 
     def _common(self, sign: str, piece: str) -> None:
-        call = _call(piece)
+        call = call_of(piece)
         if call is not None and call[0] == "offset":
             self._need_plus(sign, piece)
             if not call[1]:
                 raise FormulaError(f"In the formula {self.formula!r}: offset() is empty; write offset(log(exposure)).")
             variables_of(call[1], formula=self.formula, elementwise=True)
             self.offsets.append(call[1])
-        elif re.search(r"\boffset\s*\(", _mask(piece)):
+        elif re.search(r"\boffset\s*\(", masked(piece)):
             raise FormulaError(f"In the formula {self.formula!r}: offset() stands on its own, added with '+'.")
         else:
             self.common.append((sign, piece))
@@ -473,7 +435,7 @@ def _with_intercept(intercept: bool, pieces: list[tuple[str, str]]) -> str:
 
 def _holds_group(text: str) -> bool:
     """Whether a parenthesis that is not a function's holds a bar."""
-    mask = _mask(text)
+    mask = masked(text)
     opened: list[bool] = []
     for position, char in enumerate(mask):
         if char == "(":
@@ -488,7 +450,7 @@ def _holds_group(text: str) -> bool:
 
 def _group_terms(inner: str, formula: str) -> list[GroupTerm]:
     """The terms of what stands between the parentheses of ``(effects | factor)``."""
-    parts = _cut(inner, "|")
+    parts = cut(inner, "|")
     double = len(parts) == 3 and parts[1] == "" and "||" in inner
     if len(parts) != 2 and not double:
         raise FormulaError(f"In the formula {formula!r}: '({inner})' has too many bars; write (effects | factor).")
@@ -508,7 +470,7 @@ def _group_terms(inner: str, formula: str) -> list[GroupTerm]:
             variables,
             not double,
         )
-        for variables in _factors(factor, inner, formula)
+        for variables in nested_factors(factor, inner, formula)
     ]
 
 
@@ -518,7 +480,7 @@ def _effects(text: str, inner: str, formula: str) -> str:
     for sign, piece in split_addends(text, formula):
         if piece in ("0", "1"):
             intercept = (piece == "1") == (sign == "+")
-        elif re.search(r"\boffset\s*\(", _mask(piece)):
+        elif re.search(r"\boffset\s*\(", masked(piece)):
             raise FormulaError(
                 f"In the formula {formula!r}: an offset has no group effects; take it out of '({inner})'."
             )
@@ -529,34 +491,6 @@ def _effects(text: str, inner: str, formula: str) -> str:
             f"In the formula {formula!r}: '({inner})' has no effects; leave it out or write 1 before the bar."
         )
     return _with_intercept(intercept, pieces)
-
-
-def _factors(text: str, inner: str, formula: str) -> list[tuple[str, ...]]:
-    """``a/b/c`` gives a, a:b and a:b:c."""
-    nested: list[tuple[str, ...]] = []
-    for step in _cut(text, "/"):
-        above = nested[-1] if nested else ()
-        names = tuple(_factor_name(piece, inner, formula) for piece in _cut(step, ":"))
-        if len(set(above + names)) < len(above + names):
-            raise FormulaError(f"In the formula {formula!r}: the grouping factor {text!r} names a column twice.")
-        nested.append(above + names)
-    return nested
-
-
-def _factor_name(piece: str, inner: str, formula: str) -> str:
-    if len(piece) > 2 and piece[0] == piece[-1] == "`":
-        return piece[1:-1]
-    if NAME.fullmatch(piece):
-        return piece
-    if "+" in piece or "*" in piece:
-        names = [name.strip() for name in re.split(r"[+*]", piece)]
-        mend = " + ".join(f"({inner.partition('|')[0].strip()} | {name})" for name in names)
-        mend = f"for crossed factors write {mend}"
-    elif (call := _call(piece)) is not None:
-        mend = f"a grouping factor is always a set of categories: write the column alone, {call[1] or 'g'}"
-    else:
-        mend = "put a column's name there (in backticks if it is not a plain word)"
-    raise FormulaError(f"In the formula {formula!r}: {piece!r} cannot be the grouping factor of '({inner})'; {mend}.")
 
 
 def _check_repeats(groups: list[GroupTerm], formula: str) -> None:
