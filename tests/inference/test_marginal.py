@@ -251,3 +251,20 @@ def test_more_than_can_be_had_is_told():
     fit = pp.fit("y ~ yr + (1 | g)", years(0.0), ess=2_000_000, seed=1)
     assert not fit.accuracy.trusted
     assert any("was reached" in note for note in fit.accuracy.notes)
+
+
+@pytest.mark.parametrize("seed", [19, 52])
+def test_heavy_tails_of_few_groups_need_no_nuts(seed):
+    """Six groups, sds near 0 with correlated slopes: the last proposal is fitted anew, with a wider part."""
+    rng = np.random.default_rng(seed)
+    group, x = np.repeat(np.arange(6), 12), np.tile([0.0, 1.0], 36)
+    effects = [0.5 * rng.normal(size=6) for _ in range(2)]
+    y = 0.5 * x + effects[0][group] + effects[1][group] * x + rng.normal(size=72)
+    data = {"y": y, "x": x, "g": group}
+    fits = [pp.fit("y ~ x + (1 + x | g)", data, seed=own, ess=4000) for own in (1, 2)]
+    for fit in fits:
+        assert fit.accuracy.engine == "marginal" and fit.accuracy.trusted and fit.accuracy.pareto_k < 0.7
+        assert any("a fitted and a wider one" in step for step in fit.accuracy.steps)
+    one, other = (fit.summary() for fit in fits)
+    error = np.sqrt(one["sd"] ** 2 / one["ess"] + other["sd"] ** 2 / other["ess"])
+    assert ((one["mean"] - other["mean"]).abs() < 5 * error).all()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,21 @@ SURROGATE_NODES = 16
 #: Draws are made as good as independent where that costs no more than this, seconds.
 BARGAIN = 0.05
 ADAPTATIONS = 3
+#: How much wider than the posterior the second part of the last proposal is that is tried before NUTS.
+WIDER = 2.0
 #: A first sample is fair where its efficiency is above FAIR_SHARE times DIMENSION_SHARE to the number of dimensions:
 #: t proposals of a normal target lose 6% a dimension, and posteriors are not quite normal.
 FAIR_SHARE = 0.35
 DIMENSION_SHARE = 0.93
+
+
+class Weighted(NamedTuple):
+    """Nodes of one proposal, their smoothed log weights, Pareto k, and the least effective sample size."""
+
+    sample: Sample
+    log_weights: Array
+    k: float
+    have: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +130,24 @@ class _Run:
         if seconds * self.settings.draws / 0.6 < BARGAIN:
             goal = max(goal, float(self.settings.draws))
         first = int(min(max(FIRST_NODES, 0.3 * goal), MOST_NODES))
-        sample, proposal, points = self._adapted(start, first)
+        grown = self._grown(*self._adapted(start, first), first, goal)
+        for _ in range(ADAPTATIONS):
+            if grown.k <= GOOD_K or grown.have <= self.size + 1:
+                break
+            self.steps.append(
+                f"tails too heavy for the proposal: Pareto k {grown.k:.2f}, effective sample size {grown.have:,.0f}; "
+                "a fitted and a wider one instead"
+            )
+            fitted = from_weighted(grown.sample.phi, normalise(grown.log_weights))
+            wide = Mixture((fitted, replace(fitted, factor=WIDER * fitted.factor)))
+            points = Sobol(self.size, self.rng)
+            grown = self._grown(self._evaluate(wide, points.next(first)), wide, points, first, goal)
+        if grown.k > GOOD_K:
+            return self._escalate(grown.k, grown.have)
+        return self._result(grown.sample, grown.log_weights, grown.k, surrogate_error=None)
+
+    def _grown(self, sample: Sample, proposal: Proposal | Mixture, points: Sobol, first: int, goal: float) -> Weighted:
+        """Nodes of one proposal until the effective sample size reaches its goal, or the weights prove too heavy."""
         parts = [sample]
         while True:
             sample = Sample.join(parts)
@@ -128,13 +157,10 @@ class _Run:
             self.progress.update(min(have / goal, 1.0), f"importance sampling, {count:,} nodes")
             heavy = k > GOOD_K  # of few weights k is a rough estimate: more of them decide
             if (have >= goal and not heavy) or (heavy and count >= 16 * first) or count >= MOST_NODES:
-                break
+                return Weighted(sample, log_weights, k, have)
             wanted = 2 * count if heavy else count * goal / max(have, 1.0) * 1.06 + 32
             more = int(min(max(wanted, count + 128), 8 * count, MOST_NODES)) - count
             parts.append(self._evaluate(proposal, points.next(more)))
-        if k > GOOD_K:
-            return self._escalate(k, have)
-        return self._result(sample, log_weights, k, surrogate_error=None)
 
     def _adapted(self, start: Proposal, count: int) -> tuple[Sample, Proposal | Mixture, Sobol]:
         """A first sample; where it is poor, a proposal fitted to it joins the one it came from. The best is kept."""

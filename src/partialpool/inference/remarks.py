@@ -1,15 +1,18 @@
-"""What the data say against a model, seen at its mode: separation, runaway sds, overdispersion; each with its mend."""
+"""What the data say against a model: separation, runaway sds, overdispersion, default priors out of place."""
 
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
 from partialpool.inference.root import RootLaplace, definite
+from partialpool.model import Model
 from partialpool.spec.distributions import Flat
+from partialpool.spec.text import cut
 
 Array = NDArray[np.float64]
 
@@ -23,6 +26,8 @@ RUNAWAY_SD = 8.0
 EXCESS, CERTAIN = 1.5, 5.0
 #: Families whose variance follows from the mean alone, and the one with a variance of its own.
 WIDER = {"poisson": "negative_binomial", "binomial": "beta_binomial", "geometric": "negative_binomial"}
+#: A product's sd over that of what its parts leave of it, from which on its default prior is too narrow to be used.
+FAR = 10.0
 LINKS = ("logit", "probit", "cloglog", "log")
 
 
@@ -159,3 +164,69 @@ def _overdispersion(laplace: RootLaplace) -> list[str]:
 
 def _short(value: float) -> str:
     return f"{value:.2g}"
+
+
+def prior_remarks(model: Model) -> tuple[str, ...]:
+    """Default priors of products whose parts lie far from 0: they are made for predictors near 0, and hold back there.
+
+    With x far from 0, sd(x z) is nearly that of z times the mean of x, and 2.5 sd(y) / sd(x z) is next to nothing for
+    what x z adds to x and z; the coefficient of z is that at x = 0, where nobody ever was.
+    """
+    design = model.design
+    out = []
+    for predictor, at in enumerate(design.intercepts):
+        names = [name for name, own in zip(design.x_names, design.x_predictor, strict=True) if own == predictor]
+        columns = dict(zip(names, design.x_columns[design.x_predictor == predictor].tolist(), strict=True))
+        if at is None:
+            continue
+        read = {name: _read_by(name, design.prefixes[predictor]) for name in names}
+        for name in names:
+            parts = [other for other in names if (read[other] and read[other] < read[name]) or _power_of(name, other)]
+            if not parts or model.priors.source(name) != "default":
+                continue
+            own, lower = design.V[:, columns[name]], design.V[:, [columns[other] for other in parts]]
+            left = _residual_sd(own, lower)
+            if left <= 0 or float(np.std(own)) < FAR * left:
+                continue
+            far = max(parts, key=lambda other: _distance(design.V[:, columns[other]]))
+            values = design.V[:, columns[far]]
+            centre = _round_number(float(values.mean()), float(np.std(values)))
+            held = [*(repr(part) for part in parts if part != far), repr(name)]
+            priors = (
+                f"default priors of {' and '.join(held)} are" if len(held) > 1 else f"default prior of {held[0]} is"
+            )
+            out.append(
+                f"{far!r} lies far from 0 (mean {centre}, sd {_short(float(np.std(values)))}) and enters {name!r}: the "
+                f"{priors} made for predictors near 0 and may hold back what it is about. Write I({far} - {centre}) in "
+                "the formula, or give priors of your own."
+            )
+    return tuple(dict.fromkeys(out))
+
+
+def _round_number(value: float, spread: float) -> str:
+    """A value to the digit of its spread, to be typed."""
+    return f"{round(value, -math.floor(math.log10(spread))):g}" if spread > 0 else f"{value:g}"
+
+
+def _read_by(name: str, prefix: str) -> frozenset[str]:
+    """The parts of a product, ``x:z`` -> {x, z}; empty for the intercept."""
+    plain = name.removeprefix(prefix)
+    return frozenset() if plain == "Intercept" else frozenset(cut(plain, ":"))
+
+
+def _power_of(name: str, other: str) -> bool:
+    """Whether a column is a power of another, ``I(x^2)`` of ``x``."""
+    return re.fullmatch(rf"I\(\s*`?{re.escape(other)}`?\s*(\^|\*\*)\s*\d+\s*\)", name) is not None
+
+
+def _residual_sd(values: Array, others: Array) -> float:
+    """The sd of what a least-squares fit on other columns leaves."""
+    centred, predictors = values - values.mean(), others - others.mean(axis=0)
+    predictors = predictors / np.maximum(np.sqrt((predictors**2).sum(axis=0)), np.finfo(float).tiny)
+    rest = centred - predictors @ np.linalg.lstsq(predictors, centred, rcond=1e-10)[0]
+    return float(np.std(rest))
+
+
+def _distance(values: Array) -> float:
+    """How many sds a column's mean lies from 0."""
+    return abs(float(values.mean())) / (float(np.std(values)) or 1.0)
