@@ -16,6 +16,10 @@ _WHERE = {
     "Pooled": "partialpool.pooling.pooled",
     "Population": "partialpool.pooling.population",
     "effect_sizes": "partialpool.pooling.effect_sizes",
+    "hierarchy": "partialpool.levels.order",
+    "simulate_pooling": "partialpool.levels.study",
+    "ecological": "partialpool.levels.ecological",
+    "interactions": "partialpool.levels.interactions",
     "load": "partialpool.posterior.storage",
     "Model": "partialpool.model",
     "formula": "partialpool.spec.predictors",
@@ -65,6 +69,10 @@ if TYPE_CHECKING:
     )
     from partialpool.inference.base import Settings as Settings
     from partialpool.inference.select import select_engine as select_engine
+    from partialpool.levels.ecological import ecological as ecological
+    from partialpool.levels.interactions import interactions as interactions
+    from partialpool.levels.order import hierarchy as hierarchy
+    from partialpool.levels.study import simulate_pooling as simulate_pooling
     from partialpool.model import Model as Model
     from partialpool.pooling.effect_sizes import effect_sizes as effect_sizes
     from partialpool.pooling.fitting import pool as pool

@@ -17,6 +17,7 @@ from partialpool.design.design import Design, build_design
 from partialpool.design.latent import LatentLayout, latent_layout
 from partialpool.design.predictor import factor_columns
 from partialpool.design.response import check_response
+from partialpool.design.subset import take_rows
 from partialpool.errors import DataError, ModelError, PriorError, did_you_mean
 from partialpool.spec.covariance import TermCovariance
 from partialpool.spec.distributions import LKJ, Cauchy, Distribution, Flat, Normal, StudentT
@@ -272,6 +273,17 @@ class Model:
         if self.exact:
             other.__dict__["row_blocks"] = self.row_blocks
         return other
+
+    def take_rows(self, rows: NDArray[np.int64]) -> Model:
+        """The same model of some of its rows, for refits: the same priors, predictors centred at the same values.
+
+        Parameters
+        ----------
+        rows : positions (k,) of the rows wanted, each once.
+        """
+        part = Model(take_rows(self.design, rows), self.priors, self.family)
+        part.__dict__["column_means"] = self.column_means
+        return part
 
     # -- doors to later rooms ---------------------------------------------------------------------------------------
 

@@ -137,6 +137,14 @@ def test_mistakes(frame, formula, says):
         build_design(formula, frame)
 
 
+def test_a_column_of_the_same_name(frame):
+    frame["within(x|a)"] = np.arange(len(frame)) * 1.0
+    np.testing.assert_array_equal(column(build_design("y ~ `within(x|a)`", frame), "within(x|a)"), np.arange(120))
+    assert np.abs(column(build_design("y ~ within(x|a)", frame), "within(x|a)")).max() < 10
+    with pytest.raises(DataError, match="rename the column"):
+        build_design("y ~ `within(x|a)` + within(x|a)", frame)
+
+
 def test_the_same_model_as_with_the_data_s_own_columns():
     """Hsb82's own meanses and cses were computed by its authors."""
     data = pd.read_csv(DATA / "Hsb82.csv")

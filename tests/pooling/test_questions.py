@@ -13,7 +13,7 @@ from partialpool.errors import DataError, ModelError
 from partialpool.pooling.comparing import compare, exceeds
 from partialpool.pooling.decisions import decide
 from partialpool.pooling.discoveries import discoveries, significance
-from partialpool.pooling.marginals import dense_quantiles, levels, posterior_points, unit_points
+from partialpool.pooling.marginals import dense_quantiles, posterior_points, probability_grid, unit_points
 from partialpool.pooling.prediction import predict
 from partialpool.pooling.ranking import rank
 from partialpool.pooling.units import Units
@@ -121,7 +121,7 @@ SDS = rng.uniform(0.2, 0.9, 12)
 
 
 def test_levels_integrate_smooth_functions_and_jumps():
-    p, w = levels(64)
+    p, w = probability_grid(64)
     z = stats.norm.ppf(p)
     assert w.sum() == pytest.approx(1, abs=1e-14)
     assert w @ z**2 == pytest.approx(1, abs=5e-5)
@@ -132,7 +132,7 @@ def test_levels_integrate_smooth_functions_and_jumps():
 def test_quantiles_between_knots():
     pooled = pp.pool([1, 4, 30, 0], trials=[10, 9, 40, 25])
     assert pooled.posterior.node_weights.size >= 20
-    p = levels(300)[0]
+    p = probability_grid(300)[0]
     rows = np.arange(4)
     found, exact = dense_quantiles(pooled, p, rows), pooled.posterior.quantiles(p, rows)
     assert np.abs(found - exact).max() < 1e-3 * pooled.table["sd"].min()
@@ -142,7 +142,7 @@ def test_points_of_many_posteriors_weigh_their_masses():
     pooled = FakePooled(MEANS, SDS, point=np.linspace(0, 0.9, 12))
     values, weights = unit_points(pooled, 32, np.arange(12))
     assert weights.sum(axis=0) == pytest.approx(1)
-    missed = levels(32)[0][0]  # a side of the mass that holds less than the first level may have no value
+    missed = probability_grid(32)[0][0]  # a side of the mass that holds less than the first level may have no value
     assert missed < 4e-5
     assert (weights * (values == 0)).sum(axis=0) == pytest.approx(np.linspace(0, 0.9, 12), abs=missed)
     above = exceeds(pooled, 0.0).to_numpy()

@@ -84,7 +84,7 @@ class Contexts:
             labels = join_labels([labels for _, labels in matched])[new].astype(str)
             _, place = np.unique(labels, return_inverse=True)
             values = row_values(expression, frame.iloc[new], "The predictor").astype(float)
-            out[new] = _by_group(values, place.ravel(), None)[place.ravel()]
+            out[new] = group_means(values, place.ravel(), None)[place.ravel()]
         return out
 
 
@@ -104,6 +104,11 @@ def learn_contexts(
     means: dict[tuple[str, tuple[str, ...]], GroupMeans] = {}
     values: dict[str, Array] = {}
     for column in columns:
+        if column.name in frame.columns:
+            raise DataError(
+                f"The formula has both the data's own column `{column.name}` and {column.name}, which makes one of "
+                "that name; rename the column."
+            )
         x = _numbers(column, frame)
         by_row = []
         for variables in filter(None, (column.variables, column.outer)):
@@ -111,7 +116,7 @@ def learn_contexts(
                 if name not in encoded:
                     encoded[name] = encode_ids(frame[name], name)
             codes, members = combine([encoded[name][0] for name in variables], [encoded[name][1] for name in variables])
-            own = _by_group(x, codes, weights)
+            own = group_means(x, codes, weights)
             means[column.expression, variables] = GroupMeans(column.expression, variables, members, own)
             by_row.append(own[codes])
         made = x - by_row[0] if column.kind == "within" else by_row[0] - (by_row[1] if len(by_row) > 1 else 0.0)
@@ -137,8 +142,14 @@ def _numbers(column: ContextColumn, frame: pd.DataFrame) -> Array:
     return out
 
 
-def _by_group(x: Array, codes: NDArray[Any], weights: Array | None) -> Array:
-    """Means (J,) of the groups; those of the distances from the overall mean, for the sake of digits."""
+def group_means(x: Array, codes: NDArray[Any], weights: Array | None) -> Array:
+    """Means (J,) of the groups, rows counted by their weights (n,); distances from the overall mean, to save digits.
+
+    Examples
+    --------
+    >>> group_means(np.array([1.0, 4.0, 5.0]), np.array([0, 0, 1]), np.array([2.0, 1.0, 1.0])).tolist()
+    [2.0, 5.0]
+    """
     origin = float(x.mean())
     if weights is None:
         return np.asarray(origin + np.bincount(codes, x - origin) / np.bincount(codes))

@@ -153,12 +153,19 @@ def check_finite(values: NDArray[Any], name: str, index: pd.Index[Any]) -> None:
 def row_names(positions: Iterable[int] | NDArray[Any], index: pd.Index[Any]) -> str:
     """Rows in words, by their labels in the data: ``rows 3, 7 and 12``."""
     found = np.asarray(positions if isinstance(positions, np.ndarray) else list(positions))
-    labels = [str(index[int(position)]) for position in found[:SHOWN]]
+    labels = [_row_label(index[int(position)]) for position in found[:SHOWN]]
     if len(found) == 1:
         return f"row {labels[0]}"
     if len(found) > SHOWN:
         return f"rows {', '.join(labels)} and {len(found) - SHOWN} more"
     return f"rows {', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def _row_label(label: Any) -> str:
+    """A row's label as the user wrote it, a tuple where the index has several columns."""
+    if not isinstance(label, tuple):
+        return str(label)
+    return str(tuple(part.item() if isinstance(part, np.generic) else part for part in label))
 
 
 def _wanted(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError
-from partialpool.pooling.marginals import affordable, atom_places, chunks, levels, unit_points
+from partialpool.pooling.marginals import affordable, atom_places, chunks, probability_grid, unit_points
 
 if TYPE_CHECKING:
     import pandas
@@ -123,7 +123,7 @@ def _costs(loss: Any) -> tuple[float, float]:
 def _linear(pooled: Pooled, over: float, under: float) -> tuple[Array, Array]:
     """The quantile that is best and its expected loss."""
     share = under / (over + under)
-    p, w = levels(affordable(pooled, INTEGRAL_STEPS) if atom_places(pooled).size else INTEGRAL)
+    p, w = probability_grid(affordable(pooled, INTEGRAL_STEPS) if atom_places(pooled).size else INTEGRAL)
     mean = np.asarray(pooled.posterior.moments()[0])
     action, expected = np.empty(mean.size), np.empty(mean.size)
     for rows in chunks(mean.size, 65_536):

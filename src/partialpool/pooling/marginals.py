@@ -61,7 +61,7 @@ def raw_and_mean(pooled: Pooled) -> tuple[Array, Array]:
     return np.asarray(pooled.units.raw, dtype=np.float64), np.asarray(pooled.posterior.moments()[0], dtype=np.float64)
 
 
-def levels(count: int) -> tuple[Array, Array]:
+def probability_grid(count: int) -> tuple[Array, Array]:
     r"""Probabilities and weights (count,) with which a mean over a unit's posterior is a sum over its quantiles.
 
     .. math:: E\,f(\theta) = \int_0^1 f(Q(p))\,dp, \qquad p = v^3 (10 - 15 v + 6 v^2),\; v = (i + 1/2) / n
@@ -71,7 +71,7 @@ def levels(count: int) -> tuple[Array, Array]:
 
     Examples
     --------
-    >>> p, w = levels(64)
+    >>> p, w = probability_grid(64)
     >>> float(np.sum(w * p**2).round(6))
     0.333333
     """
@@ -120,10 +120,11 @@ def affordable(pooled: Pooled, points: int) -> int:
 def unit_points(pooled: Pooled, count: int, rows: Ints) -> tuple[Array, Array]:
     """Each unit's posterior as values and weights, (count, rows): a mean over it is the weighted sum.
 
-    The weights are those of `levels`, but that the values at a point mass of the population, and those between two of
-    them, together weigh what the posterior gives them: a loss or a rank that jumps there costs no accuracy.
+    The weights are those of `probability_grid`, but that the values at a point mass of the population, and those
+    between two of them, together weigh what the posterior gives them: a loss or a rank that jumps there costs no
+    accuracy.
     """
-    p, w = levels(count)
+    p, w = probability_grid(count)
     values = dense_quantiles(pooled, p, rows)
     places = atom_places(pooled)
     # more masses than values can meet (one for each node, where their place is uncertain) are as good as continuous
@@ -168,7 +169,7 @@ def posterior_points(pooled: Pooled, row: int, count: int) -> tuple[Array, Array
     for low, high in zip(starts.tolist(), ends.tolist(), strict=True):
         if high - low <= 1e-12:
             continue
-        p, w = levels(max(count // 2, round(count * (high - low))))
+        p, w = probability_grid(max(count // 2, round(count * (high - low))))
         values.append(np.asarray(pooled.posterior.quantiles(low + (high - low) * p, unit))[:, 0])
         weights.append(w * (high - low))
     joined = np.concatenate(weights)

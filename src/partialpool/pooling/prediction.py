@@ -5,7 +5,7 @@ r"""A unit's next data: the posterior predictive distribution, in moments that a
    \mathrm{Var}\,\tilde y = E\,\mathrm{Var}(\tilde y \mid \theta) + \mathrm{Var}\,E(\tilde y \mid \theta)
 
 and P(next <= y) is the average of the normal, binomial or Poisson distribution function over quantiles of theta
-(`marginals.levels`), inverted: for counts the smallest whole number that reaches the probability.
+(`marginals.probability_grid`), inverted: for counts the smallest whole number that reaches the probability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from partialpool.errors import ModelError
-from partialpool.pooling.marginals import affordable, chunks, dense_quantiles, levels, numbers, positions
+from partialpool.pooling.marginals import affordable, chunks, dense_quantiles, numbers, positions, probability_grid
 from partialpool.pooling.shapes import Shape, marginal_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _moments(family: str, mean: Array, sd: Array, size: Array) -> tuple[Array, A
 def _of_units(pooled: Pooled, rows: Ints, size: Array) -> dict[str, Array]:
     theta_mean, theta_sd = (np.asarray(m)[rows] for m in pooled.posterior.moments())
     mean, sd = _moments(pooled.family, theta_mean, theta_sd, size)
-    p, w = levels(affordable(pooled, POINTS if rows.size <= FEW else POINTS_MANY))
+    p, w = probability_grid(affordable(pooled, POINTS if rows.size <= FEW else POINTS_MANY))
     out = np.empty((2, rows.size))
 
     def work(part: Ints, theta: Array) -> None:

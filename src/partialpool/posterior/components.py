@@ -47,39 +47,66 @@ def row_averages(model: Model) -> dict[str, Array]:
         cached["nesting"] = _nesting_of_structure(model)
         cached |= {f"levels_{f}": by_name(design, f) for f in range(len(design.factors))}
         return cached
-    cached["gram"] = design.V.T @ design.V / max(len(design.V), 1)
+    shares = row_shares(design)
+    cached["gram"] = design.V.T @ (design.V * shares[:, None])
     if model.exact:
         variance = row_variance(design, design.se_sigma)
-        cached["known"] = np.array([np.mean(variance.known)])
-        cached["noise"] = np.array([np.mean(variance.share)])
+        cached["known"] = np.array([shares @ np.broadcast_to(variance.known, shares.shape)])
+        cached["noise"] = np.array([shares @ np.broadcast_to(variance.share, shares.shape)])
     cached |= {f"levels_{f}": coefficient_map(design, f, cached["gram"]) for f in range(len(design.factors))}
     cached["nesting"] = _nesting(design)  # last: it says that all is there
     return cached
 
 
-def _components(fit: Posterior) -> tuple[list[str], Array]:
-    """Names and variances (K, components) at the nodes; the residual, where there is one, comes last."""
-    model, theta = fit.model, fit.result.theta
-    averages = row_averages(model)
-    names, columns = [], []
-    factors = [group.factor for group in model.design.groups if not group.predictor]
+def coarser_factors(model: Model, factor: int) -> tuple[int, ...]:
+    """The factors whose groups contain this one's: schools, of classes."""
+    nesting = row_averages(model)["nesting"] > 0
+    others = range(len(model.design.factors))
+    return tuple(other for other in others if nesting[factor, other] and not nesting[other, factor])
+
+
+def row_shares(design: Design) -> Array:
+    """What each row counts in averages over the rows (n,): alike, or by `weights()`, for a row of weight 2 is two."""
+    weights = np.ones(len(design.V)) if design.weights is None else design.weights
+    return np.asarray(weights / max(float(weights.sum()), np.finfo(float).tiny))
+
+
+def term_variances(model: Model, theta: Array) -> Array:
+    """The variance of each group term in the predictor of the mean, averaged over the rows, (K, such terms)."""
+    gram = row_averages(model)["gram"]
+    columns = [np.empty((len(theta), 0))]
     for term, group in zip(model.hyperparameters.terms, model.design.groups, strict=True):
         if group.predictor:  # on the scale of another parameter
             continue
         lam = term.covariance.factor(theta[:, term.parameters])
-        mean = averages["gram"][np.ix_(group.columns, group.columns)]
-        columns.append(np.einsum("kij,il,klj->k", lam, mean, lam))
-        several = factors.count(group.factor) > 1
-        names.append(f"{term.factor_name}: {', '.join(group.names)}" if several else term.factor_name)
-    if not model.exact:
-        latent = latent_residual(model, theta)
-        if latent is None:
-            return names, np.column_stack([np.empty((len(theta), 0)), *columns])
-        return [*names, RESIDUAL], np.column_stack([*columns, latent])
+        columns.append(np.einsum("kij,il,klj->k", lam, gram[np.ix_(group.columns, group.columns)], lam)[:, None])
+    return np.concatenate(columns, axis=1)
+
+
+def exact_residual(model: Model, theta: Array) -> Array:
+    """The residual variance (K,) of a Gaussian response with one sigma, averaged over the rows."""
+    averages = row_averages(model)
     residual = np.full(len(theta), float(averages["known"][0]))
     if model.hyperparameters.sigma_at is not None:
         residual = residual + np.exp(2 * theta[:, model.hyperparameters.sigma_at]) * float(averages["noise"][0])
-    return [*names, RESIDUAL], np.column_stack([*columns, residual])
+    return residual
+
+
+def _components(fit: Posterior) -> tuple[list[str], Array]:
+    """Names and variances (K, components) at the nodes; the residual, where there is one, comes last."""
+    model, theta = fit.model, fit.result.theta
+    names = []
+    groups = [group for group in model.design.groups if not group.predictor]
+    factors = [group.factor for group in groups]
+    for group in groups:
+        several = factors.count(group.factor) > 1
+        own = model.design.factors[group.factor].name
+        names.append(f"{own}: {', '.join(group.names)}" if several else own)
+    variances = term_variances(model, theta)
+    residual = exact_residual(model, theta) if model.exact else latent_residual(model, theta)
+    if residual is None:
+        return names, variances
+    return [*names, RESIDUAL], np.column_stack([variances, residual])
 
 
 def latent_residual(model: Model, theta: Array) -> Array | None:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from partialpool.levels.context import ContextCheck
+    from partialpool.levels.cross_level import CrossLevel
+    from partialpool.levels.exchangeability import Exchangeability
+    from partialpool.levels.fitted_interactions import FittedInteractions
+    from partialpool.levels.spectrum import Pooling
+    from partialpool.levels.variance import Variance
     from partialpool.posterior.predict import Prediction
 
 Array = NDArray[np.float64]
@@ -71,6 +77,7 @@ def fit_model(
     (4000,)
     """
     from partialpool.inference.parameterization import wanted_degrees
+    from partialpool.inference.remarks import prior_remarks
     from partialpool.inference.select import select_engine
 
     settings = _settings(method, draws, ess, seed, threads, progress)
@@ -84,9 +91,9 @@ def fit_model(
         settings = replace(settings, parameterization=dict(parameterization))
     engine, reason = select_engine(model, method)
     result = engine.run(model, settings)
-    if not result.accuracy.reason:
-        result = replace(result, accuracy=replace(result.accuracy, reason=reason))
-    return Posterior(model, result)
+    accuracy = result.accuracy
+    told = replace(accuracy, reason=accuracy.reason or reason, notes=(*accuracy.notes, *prior_remarks(model)))
+    return Posterior(model, replace(result, accuracy=told))
 
 
 def _settings(
@@ -346,6 +353,120 @@ class Posterior:
         from partialpool.posterior.components import intraclass_correlations
 
         return intraclass_correlations(self)
+
+    # -- levels -----------------------------------------------------------------------------------------------------
+
+    def pooling(self) -> Pooling:
+        """Complete, no and partial pooling side by side, for every group and term.
+
+        Returns
+        -------
+        Pooling
+            With `.table`, `.levels` (pooling factor and effective number of groups by factor and term), `.held_out()`
+            (which of the three predicts better) and `.plot()` (arrows from raw to pooled).
+        """
+        from partialpool.levels.spectrum import pooling
+
+        return pooling(self)
+
+    def variance(self, scale: Literal["both", "link", "response"] = "both") -> Variance:
+        """Where the variance lies: components, intraclass correlations, R-squared and design effects by level.
+
+        Parameters
+        ----------
+        scale : {"both", "link", "response"}
+            For responses that are not Gaussian: the scale of the linear predictor, that of the response, or both.
+
+        Returns
+        -------
+        Variance
+            With `.table`, `.components`, `.icc`, `.r_squared`, `.design_effect`, `.along(predictor)` (the variance
+            between groups as a function of a predictor whose slope varies) and `.plot()`.
+        """
+        from partialpool.levels.variance import variance
+
+        return variance(self, scale)
+
+    def check_context(self, factor: str | None = None, **options: Any) -> ContextCheck:
+        """Mundlak's check: whether group effects go with the predictors' group means.
+
+        Where they do, the slope of a predictor mixes what it does within groups and between them.
+
+        Parameters
+        ----------
+        factor : str, optional
+            One grouping factor; all by default.
+        **options
+            Those of :func:`partialpool.fit`, for the model with the group means added.
+        """
+        from partialpool.levels.context import check_context
+
+        return check_context(self, factor, **options)
+
+    def cross_level(self) -> CrossLevel:
+        """Interactions of predictors of different levels: slopes along the group-level predictor, variance explained.
+
+        Raises
+        ------
+        ModelError
+            If the model has no interaction across levels.
+        """
+        from partialpool.levels.cross_level import cross_level
+
+        return cross_level(self)
+
+    def interactions(
+        self, at: Any = None, names: Sequence[str] | None = None, *, draws: int | None = None, tolerance: float = 1e-6
+    ) -> FittedInteractions:
+        """Whether the fitted mean is a sum of what each predictor does: its mixed second derivatives.
+
+        Parameters
+        ----------
+        at : data frame or dict, optional
+            The rows at which derivatives are taken and averaged; by default those of the fit.
+        names : sequence of str, optional
+            The predictors, as columns of the data; all by default.
+        draws : int, optional
+            How many of the fit's draws to use.
+        tolerance : float
+            Largest derivative, in units of the response's (or link's) spread over those of the predictors, that
+            counts as none.
+
+        Returns
+        -------
+        FittedInteractions
+            With `.link` and `.response` (the matrices and their uncertainty), `.table` and `.plot()`.
+        """
+        from partialpool.levels.fitted_interactions import fitted_interactions
+
+        return fitted_interactions(self, at, names, draws=draws, tolerance=tolerance)
+
+    def check_exchangeability(
+        self, by: Any = None, factor: str | None = None, *, data: Any = None, permutations: int = 999
+    ) -> Exchangeability:
+        """Whether group effects go with the groups' size, order or covariates.
+
+        Parameters
+        ----------
+        by : str, sequence of str or mapping, optional
+            "size", "order" and columns that are constant within groups; or a mapping of names to values by group.
+            By default size, order and every such column.
+        factor : str, optional
+            The grouping factor; may be left out where there is one.
+        data : data frame, optional
+            The fit's own rows with more columns than its formula names, for `by`.
+        permutations : int
+            Of the groups, for the reference distribution.
+
+        Returns
+        -------
+        Exchangeability
+            With `.table`, `.formula` (the model in which groups are alike given what was found), `.refit()` and
+            `.plot()`.
+        """
+        from partialpool.levels.exchangeability import check_exchangeability
+
+        return check_exchangeability(self, by, factor, data=data, permutations=permutations)
 
     # -- questions and predictions ----------------------------------------------------------------------------------
 

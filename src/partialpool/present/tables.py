@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     import pandas
 
 #: Columns on the scale of the row's own sd, and those that have a format of their own.
-ESTIMATES = frozenset({"mean", "sd", "q05", "q50", "q95", "no_pooling", "estimate", "se", "median", "mode"})
+ESTIMATES = frozenset({
+    "mean", "sd", "q05", "q50", "q95", "no_pooling", "partial", "complete", "estimate", "se", "median", "mode",
+})  # fmt: skip
 COUNTS = frozenset({"ess", "n"})
 RATIOS = frozenset({"rhat", "shrinkage"})
+#: What a heading of an estimate may begin with where a table holds two kinds of them.
+POSTERIOR = "posterior "
+PROBABILITIES = frozenset({"p", "p_adjusted", "positive"})
 MAX_DECIMALS = 6
 LARGEST_ESS = 1e6  # above this an effective sample size tells nothing more
 LARGEST = 1e9  # from here on numbers are written as 1.23e+09
@@ -105,10 +110,10 @@ def columns_of(frame: pandas.DataFrame) -> list[Column]:
 
 def row_decimals(frame: pandas.DataFrame) -> list[int | None]:
     """By row, how many decimals its estimates deserve; None where there is no sd to tell."""
-    scale = next((name for name in ("sd", "se") if name in frame.columns), None)
-    if scale is None:
+    scales = [name for name in ("sd", "se") if name in frame.columns]
+    if not scales:
         return [None] * len(frame)
-    sds = [float(value) for value in frame[scale]]
+    sds = [float(value) for value in frame[scales].bfill(axis=1).iloc[:, 0]]
     if "term" not in frame.columns:
         return [decimals_for(sd) for sd in sds]
     by_term: dict[str, list[float]] = {}
@@ -146,17 +151,29 @@ def number(value: float, decimals: int | None) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def listed(words: Sequence[object], word: str = "and") -> str:
+    """Words as a sentence lists them.
+
+    Examples
+    --------
+    >>> listed(["a", "b", "c"]), listed([3, 4], "or"), listed(["a"])
+    ('a, b and c', '3 or 4', 'a')
+    """
+    texts = [str(text) for text in words]
+    return f"{', '.join(texts[:-1])} {word} {texts[-1]}" if len(texts) > 1 else "".join(texts)
+
+
 def _column(heading: Hashable, values: Sequence[Any], decimals: Sequence[int | None], numeric: bool) -> Column:
     name = str(heading)
     if not numeric:
         return Column(name, tuple("" if _missing(value) else str(value) for value in values), False)
     numbers = [math.nan if _missing(value) else float(value) for value in values]
     whole = all(value.is_integer() for value in numbers if math.isfinite(value))
-    if name in COUNTS or (whole and name not in ESTIMATES):
+    if name in COUNTS or (whole and name.removeprefix(POSTERIOR) not in ESTIMATES):
         cells = tuple(_count(x, LARGEST_ESS if name == "ess" else math.inf) for x in numbers)
-    elif name in RATIOS:
-        cells = tuple(number(x, 2) for x in numbers)
-    elif name in ESTIMATES and any(places is not None for places in decimals):
+    elif name in RATIOS or name in PROBABILITIES:
+        cells = tuple(number(x, 2 if name in RATIOS else 3) for x in numbers)
+    elif name.removeprefix(POSTERIOR) in ESTIMATES and any(places is not None for places in decimals):
         cells = tuple(number(x, places) for x, places in zip(numbers, decimals, strict=True))
     else:
         cells = tuple(number(x, _common_decimals(numbers)) for x in numbers)

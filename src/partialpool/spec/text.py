@@ -73,7 +73,8 @@ def _factor_name(piece: str, inner: str, formula: str) -> str:
         mend = " + ".join(f"({inner.partition('|')[0].strip()} | {name})" for name in names)
         mend = f"for crossed factors write {mend}"
     elif (call := call_of(piece)) is not None:
-        mend = f"a grouping factor is always a set of categories: write the column alone, {call[1] or 'g'}"
+        column = call[1].rpartition("|")[2].strip() or "g"
+        mend = f"a grouping factor is always a set of categories: write the column alone, {column}"
     else:
         mend = "put a column's name there (in backticks if it is not a plain word)"
     raise FormulaError(f"In the formula {formula!r}: {piece!r} cannot be the grouping factor of '({inner})'; {mend}.")

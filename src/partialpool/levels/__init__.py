@@ -1,0 +1,1 @@
+"""Questions about levels, answered on top of a fit: order, pooling, variance, context, interactions."""
