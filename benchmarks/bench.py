@@ -4,7 +4,8 @@
     python -m benchmarks --quick            fewer runs, smaller sizes
     python -m benchmarks --only insteval    one part: sleepstudy, kernels, insteval, gauss1m, growth, cbpp, verbagg,
                                             grouseticks, binary_insteval, bernoulli200k, poisson2m, row_pass,
-                                            pool_million, pool_shrinkage, pool_npmle, pool_small, peers
+                                            pool_million, pool_shrinkage, pool_npmle, pool_small, hierarchy,
+                                            emergence, within_between, peers
 
 Writes benchmarks/results/latest.md and latest.json, and docs/figures/scaling.png. What --only leaves out is kept from
 earlier runs on the same machine.
@@ -29,6 +30,7 @@ from benchmarks.data import find, insteval
 from benchmarks.figures import draw_growth, slope
 from benchmarks.gather import cpu_note, gather, say
 from benchmarks.glmm import PARTS as GLMM_PARTS
+from benchmarks.levels import PARTS as LEVELS_PARTS
 from benchmarks.peers import run_peers
 from benchmarks.pool import PARTS as POOL_PARTS
 from benchmarks.process import Program, run_case, run_program
@@ -189,7 +191,7 @@ def growth(report: Report, quick: bool) -> None:
     draw_growth(report.growth)
 
 
-PARTS |= GLMM_PARTS | POOL_PARTS
+PARTS |= GLMM_PARTS | POOL_PARTS | LEVELS_PARTS
 
 
 @part

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.levels_cases import CASES as LEVELS_CASES
 from benchmarks.pool_cases import CASES as POOL_CASES
 
 SLEEPSTUDY = "Reaction ~ Days + (Days | Subject)"
@@ -193,9 +194,11 @@ def child(command: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {
-    case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, glmm, row_pass, child)
-} | POOL_CASES
+CASES: dict[str, Callable[..., dict[str, Any]]] = (
+    {case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, glmm, row_pass, child)}
+    | POOL_CASES
+    | LEVELS_CASES
+)
 
 if __name__ == "__main__":
     print(json.dumps(CASES[sys.argv[1]](**json.loads(sys.argv[2]))))

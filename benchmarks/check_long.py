@@ -12,6 +12,11 @@
     --only pool_coverage      coverage of intervals for 10 units whose spread is drawn from its prior
     --only pool_discoveries   realised false discoveries and power among 20,000 simulated genes
     --only pool_calibration   the calibration of `pp.pool`, each population
+    --only levels_simpson     `pp.ecological` on 200 simulated reversals: coverage, means observed and latent
+    --only levels_study       `pp.simulate_pooling`: mean squared errors against theory, and against `pp.fit`
+    --only levels_variance    variances, ICC and R-squared on the response's scale: integrals against simulation
+    --only levels_cross_level    interactions across levels in Hsb82: the exact engine against NUTS
+    --only levels_exchangeability   permutation p-values of `fit.check_exchangeability()` under exchangeability
 
 To try the code out: --replicates 20 for the calibrations, --ess 300 for glmm_engines, --folder elsewhere.
 Writes benchmarks/results/check_long.md; ends with status 1 where a check fails.
@@ -46,6 +51,11 @@ CHECKS = {
     "pool_coverage": "benchmarks.checks.pool_coverage",
     "pool_discoveries": "benchmarks.checks.pool_discoveries",
     "pool_calibration": "benchmarks.checks.pool_calibration",
+    "levels_simpson": "benchmarks.checks.levels_simpson",
+    "levels_study": "benchmarks.checks.levels_study",
+    "levels_variance": "benchmarks.checks.levels_variance",
+    "levels_cross_level": "benchmarks.checks.levels_cross_level",
+    "levels_exchangeability": "benchmarks.checks.levels_exchangeability",
 }
 
 
