@@ -432,7 +432,7 @@ def test_a_row_of_weight_two_is_two_rows():
     for frame in ("components", "icc", "r_squared", "design_effect"):
         one, two = getattr(weighted, frame), getattr(repeated, frame)
         assert np.allclose(one["mean"], two["mean"], rtol=0.1, atol=0.02)
-    assert unit_weights(weighted.fit.model.design).sum() == w.sum()
+    assert unit_weights(weighted.source.model.design).sum() == w.sum()
 
 
 def test_trials_are_units():
