@@ -158,6 +158,63 @@ def test_demo_writes_what_it_says_and_can_be_run_again(tmp_path: Path) -> None:
         assert again.returncode == 0, (line, again.stderr)
 
 
+@pytest.fixture(scope="module")
+def simpler(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("cli") / "simpler.pp"
+    arguments = ["fit", "Reaction ~ Days + (1 | Subject)", DATA, "--seed", "1", "--draws", "1000", "--out", str(path)]
+    assert main([*arguments, "--quiet"]) == 0
+    return str(path)
+
+
+def test_diagnose_in_three_forms_and_a_picture(saved: str, tmp_path: Path, capsys: Output) -> None:
+    assert main(["diagnose", saved]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Diagnosis of") and "Trust it: every check" in text
+    assert main(["diagnose", saved, "--format", "csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out), index_col="check")
+    assert (frame["verdict"] == "ok").all() and "Pareto k" in frame.index
+    out = tmp_path / "diagnosis.png"
+    assert main(["diagnose", saved, "--format", "json", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["verdict"] == "ok" and f"wrote {out}" in captured.err
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_check_and_compare(saved: str, simpler: str, capsys: Output) -> None:
+    assert main(["check", saved, "--statistic", "mean", "--statistic", "maximum", "--draws", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "100 replicates" in text and "maximum" in text and "minimum" not in text
+    assert main(["compare", saved, simpler, "--criterion", "waic"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("fit") < text.index("simpler")
+    assert main(["compare", saved, simpler, "--criterion", "waic", "--format", "csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out), index_col="model")
+    assert frame.index.tolist() == ["fit", "simpler"] and frame.loc["fit", "elpd"] > frame.loc["simpler", "elpd"]
+
+
+def test_fits_of_the_same_name_are_called_by_their_paths(saved: str, tmp_path: Path, capsys: Output) -> None:
+    twin = tmp_path / "fit.pp"
+    twin.write_bytes(Path(saved).read_bytes())
+    assert main(["compare", saved, str(twin), "--criterion", "waic", "--format", "csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out), index_col="model")
+    assert set(frame.index) == {saved, str(twin)}
+
+
+def test_mistakes_with_several_fits(saved: str, simpler: str, capsys: Output) -> None:
+    for arguments, expected in (
+        (["compare", saved], "two saved fits"),
+        (["compare", saved, saved], "given twice"),
+        (["compare", saved, "nothing.pp"], "nothing.pp"),
+        (["compare", saved, simpler, "--criterion", "logo", "--factor", "Subjct"], "Did you mean 'Subject'"),
+        (["check", saved, "--statistic", "maxmum"], "Did you mean 'maximum'"),
+        (["check", saved, "--draws", "-3"], "draws"),
+        (["diagnose", DATA], "sleepstudy.csv"),
+        (["diagnose", saved, "--out", saved], "--force"),
+    ):
+        assert main(arguments) == 1, arguments
+        assert expected in one_error(capsys), arguments
+
+
 # -- what goes wrong -----------------------------------------------------------------------------------------------
 
 
@@ -236,7 +293,7 @@ def test_help_and_version(capsys: Output) -> None:
     assert capsys.readouterr().out == f"partialpool {pp.__version__}\n"
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("fit", "summary", "predict", "plot", "priors", "demo"):
+    for command in ("fit", "summary", "predict", "plot", "diagnose", "check", "compare", "priors", "demo"):
         assert f"    {command} " in text
         assert main([command, "--help"]) == 0
         assert f"usage: partialpool {command}" in capsys.readouterr().out

@@ -20,6 +20,8 @@ _WHERE = {
     "simulate_pooling": "partialpool.levels.study",
     "ecological": "partialpool.levels.ecological",
     "interactions": "partialpool.levels.interactions",
+    "compare": "partialpool.criticism.compare",
+    "calibrate": "partialpool.criticism.calibrate",
     "load": "partialpool.posterior.storage",
     "Model": "partialpool.model",
     "formula": "partialpool.spec.predictors",
@@ -45,6 +47,8 @@ __all__ = [*_WHERE, *_MODULES]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from partialpool import datasets as datasets
+    from partialpool.criticism.calibrate import calibrate as calibrate
+    from partialpool.criticism.compare import compare as compare
     from partialpool.design.design import build_design as build_design
     from partialpool.errors import (
         DataError as DataError,

@@ -23,6 +23,7 @@ OK, MISTAKE, FAULT, INTERRUPTED, PIPE_CLOSED = 0, 1, 70, 130, 141
 FORMATS = ("text", "csv", "json")
 METHODS = ("auto", "marginal", "laplace", "whitened", "nuts")
 PLOTS = ("shrinkage", "forest", "density", "fitted")
+CRITERIA = ("loo", "logo", "waic", "dic", "kfold", "marginal_likelihood")
 NEW_GROUPS = ("error", "average", "population", "sample")
 DEMO_FORMULA = "Reaction ~ Days + (Days | Subject)"
 DEMO_SEED = 1
@@ -34,7 +35,10 @@ Bayesian hierarchical models: type an lme4 or brms formula, get the whole poster
   partialpool fit "Reaction ~ Days + (Days | Subject)" sleepstudy.csv --out fit.pp
   partialpool summary fit.pp --groups Subject
   partialpool predict fit.pp new.csv --out predictions.csv
-  partialpool plot fit.pp shrinkage --out shrinkage.png"""
+  partialpool plot fit.pp shrinkage --out shrinkage.png
+  partialpool diagnose fit.pp
+  partialpool check fit.pp
+  partialpool compare fit.pp other.pp"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,6 +209,67 @@ def _plot(options: argparse.Namespace) -> None:
     print(out)
 
 
+def _diagnose(options: argparse.Namespace) -> None:
+    import partialpool as pp
+    from partialpool.criticism.diagnose import diagnose
+
+    out = _writable(options.out, options.force)
+    _answer(diagnose(pp.load(options.fit)), options.format, out)
+
+
+def _check(options: argparse.Namespace) -> None:
+    import partialpool as pp
+    from partialpool.criticism.check import check
+
+    out = _writable(options.out, options.force)
+    found = check(
+        pp.load(options.fit), options.statistic, options.factor, groups=options.groups, draws=options.draws,
+        seed=options.seed,
+    )  # fmt: skip
+    _answer(found, options.format, out)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import partialpool as pp
+    from partialpool.criticism.compare import compare
+
+    out = _writable(options.out, options.force)
+    fits = {name: pp.load(path) for name, path in zip(_short_names(options.fits), options.fits, strict=True)}
+    found = compare(
+        fits, options.criterion, factor=options.factor, folds=options.folds, by=options.by, seed=options.seed,
+        threads=options.threads,
+    )  # fmt: skip
+    _answer(found, options.format, out)
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """What saved fits are called: their files' names without ending, the whole path where two are the same.
+
+    Examples
+    --------
+    >>> _short_names(["a.pp", "old/a.pp", "b.pp"]), _short_names(["old/a.pp", "b.pp"])
+    (['a.pp', 'old/a.pp', 'b.pp'], ['a', 'b'])
+    """
+    if len(paths) < 2:
+        raise ModelError("compare takes two saved fits at least, as in: partialpool compare a.pp b.pp")
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if list(paths).count(path) > 1)
+        raise ModelError(f"{twice} is given twice; compare takes different fits.")
+    stems = [Path(path).stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else list(paths)
+
+
+def _answer(report: Any, form: str, out: Path | None) -> None:
+    """Print an answer, and draw it where that is asked for."""
+    if form == "text":
+        print(report)
+    else:
+        _write_frame(report.table, form)
+    if out is not None:
+        _save_figure(report.plot(), out)
+        _say(f"wrote {out}")
+
+
 def _print_priors(options: argparse.Namespace) -> None:
     import partialpool as pp
 
@@ -372,6 +437,9 @@ def _parser() -> argparse.ArgumentParser:
     _describe_summary(add("summary", _summary, "print the summary of a saved fit, or of its groups"))
     _describe_predict(add("predict", _predict, "predict new rows from a saved fit"))
     _describe_plot(add("plot", _plot, "draw a saved fit"))
+    _describe_diagnose(add("diagnose", _diagnose, "say whether a saved fit can be trusted, and what to mend"))
+    _describe_check(add("check", _check, "say whether a saved fit reproduces its data"))
+    _describe_compare(add("compare", _compare, "say which of several saved fits predicts best"))
     priors = add("priors", _print_priors, "print the priors a model would have")
     _add_model(priors)
     _add_format(priors)
@@ -447,3 +515,42 @@ def _describe_plot(command: argparse.ArgumentParser) -> None:
     command.add_argument("--term", help="one term of the factor (shrinkage)")
     command.add_argument("--names", nargs="+", metavar="NAME", help="parameters (density)")
     _add_out(command, ".png, .pdf or .svg (FIT-KIND.png)")
+
+
+def _describe_diagnose(command: argparse.ArgumentParser) -> None:
+    command.add_argument("fit", metavar="FIT", help="a saved fit")
+    _add_format(command)
+    _add_out(command, "draw prior and posterior of the hyperparameters: .png, .pdf or .svg")
+
+
+def _describe_check(command: argparse.ArgumentParser) -> None:
+    command.add_argument("fit", metavar="FIT", help="a saved fit")
+    command.add_argument(
+        "--statistic",
+        metavar="NAME",
+        action="append",
+        help="mean, sd, zeros, max, ... (all that suit); may be repeated",
+    )
+    command.add_argument("--factor", help="grouping factor of statistics about groups (all)")
+    command.add_argument(
+        "--groups",
+        choices=("same", "new"),
+        default="same",
+        help="replicates for these groups or for new ones (%(default)s)",
+    )
+    command.add_argument("--draws", type=int, help="replicates (1000)")
+    command.add_argument("--seed", type=int, help="of the replicates (the fit's)")
+    _add_format(command)
+    _add_out(command, "draw the checks: .png, .pdf or .svg")
+
+
+def _describe_compare(command: argparse.ArgumentParser) -> None:
+    command.add_argument("fits", metavar="FIT", nargs="+", help="saved fits of the same rows, two at least")
+    command.add_argument("--criterion", choices=CRITERIA, default="loo", help="what to compare them by (%(default)s)")
+    command.add_argument("--factor", help="grouping factor (logo; kfold by groups)")
+    command.add_argument("--folds", type=int, default=10, help="of kfold (%(default)s)")
+    command.add_argument("--by", choices=("rows", "stratified", "groups"), help="how kfold cuts (rows)")
+    command.add_argument("--seed", type=int, default=0, help="of folds and refits (%(default)s)")
+    command.add_argument("--threads", type=int, help="processor cores to use (all)")
+    _add_format(command)
+    _add_out(command, "draw the differences: .png, .pdf or .svg")

@@ -289,7 +289,7 @@ class Model:
 
     def fit(self, **options: Any) -> Posterior:
         """Fit the model; the options are those of :func:`partialpool.fit`."""
-        from partialpool.posterior.posterior import fit_model
+        from partialpool.posterior.fitting import fit_model
 
         return fit_model(self, **options)
 

@@ -10,7 +10,8 @@ import pytest
 
 from partialpool.inference.base import Accuracy, Result, Settings
 from partialpool.model import Model
-from partialpool.posterior.posterior import Posterior, fit_model
+from partialpool.posterior.fitting import fit_model
+from partialpool.posterior.posterior import Posterior
 from partialpool.spec.distributions import Flat
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -12,8 +12,8 @@ from partialpool.errors import ModelError
 from partialpool.inference.gaussian import GaussianMarginal, statistics
 from partialpool.model import Model
 from partialpool.posterior import groups as groups_module
+from partialpool.posterior.fitting import fit_model
 from partialpool.posterior.groups import EffectDraws, chosen_nodes, coefficient_levels
-from partialpool.posterior.posterior import fit_model
 from partialpool.posterior.storage import load
 
 

@@ -10,7 +10,8 @@ from scipy.stats import norm
 
 from partialpool.errors import ModelError
 from partialpool.model import Model
-from partialpool.posterior.posterior import Posterior, fit_model
+from partialpool.posterior.fitting import fit_model
+from partialpool.posterior.posterior import Posterior
 from partialpool.posterior.storage import load
 
 

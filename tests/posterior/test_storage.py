@@ -11,7 +11,7 @@ import pytest
 
 from partialpool.errors import ModelError, StorageError
 from partialpool.model import Model
-from partialpool.posterior.posterior import fit_model
+from partialpool.posterior.fitting import fit_model
 from partialpool.posterior.storage import FORMAT, MANIFEST, load
 
 FITS = ("slopes", "nested", "crossed", "schools")

@@ -51,7 +51,7 @@ def normalise(log_weights: ArrayLike) -> FloatArray:
     return np.asarray(weights / weights.sum())
 
 
-def pareto_smooth(log_weights: ArrayLike) -> tuple[FloatArray, float]:
+def pareto_smooth(log_weights: ArrayLike, efficiency: float = 1.0) -> tuple[FloatArray, float]:
     """Pareto-smoothed importance weights and the shape k of their tail.
 
     The largest M = floor(3 sqrt(K)) weights (a fifth of them where K <= 225) are replaced by the expected order
@@ -63,6 +63,8 @@ def pareto_smooth(log_weights: ArrayLike) -> tuple[FloatArray, float]:
     ----------
     log_weights : array (K,)
         Known up to a constant.
+    efficiency : float
+        How many independent draws a draw of chains is worth: the tail is the longer the less that is.
 
     Returns
     -------
@@ -85,7 +87,7 @@ def pareto_smooth(log_weights: ArrayLike) -> tuple[FloatArray, float]:
     logs = _checked(log_weights)
     logs = logs - logs.max()
     size = len(logs)
-    tail_size = math.floor(3.0 * math.sqrt(size)) if size > 225 else size // 5
+    tail_size = math.floor(3.0 * math.sqrt(size / efficiency)) if size * efficiency > 225 else size // 5
     if tail_size < _MIN_TAIL:
         return logs - logsumexp(logs), math.inf
     order = np.argsort(logs)

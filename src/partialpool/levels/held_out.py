@@ -16,13 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.design.subset import rows_as_new
 from partialpool.errors import ModelError, did_you_mean
 from partialpool.inference.progress import Progress
 from partialpool.levels.extremes import completely_pooled
 from partialpool.levels.fold_scores import Scores, by_cluster, posterior_scores, separate_scores
+from partialpool.levels.folds import (
+    checked_folds,
+    checked_seed,
+    checked_threads,
+    refit_options,
+    split,
+    spread_over_groups,
+    whole_groups,
+)
 from partialpool.model import Model
-from partialpool.posterior.posterior import fit_model
+from partialpool.posterior.fitting import fit_model
 from partialpool.posterior.predict import need_rows
 from partialpool.present.report import Report
 from partialpool.present.tables import decimals_for, number
@@ -39,9 +47,6 @@ Ints = NDArray[np.int64]
 
 COMPLETE, NONE, PARTIAL = "complete", "none", "partial"
 ROWS = "rows"
-#: Draws of a refit where they are cheap (a Gaussian response) and where each runs over the rows, and its effective
-#: sample size: enough for predictions.
-DRAWS, FEWER_DRAWS, ESS = 2000, 1000, 500
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,9 @@ def held_out(
 
     need_rows(fit, "held_out()")
     model = fit.model
-    seed = _checked_seed(fit.seed if seed is None else seed)
-    cores = _checked_threads(fit.result.settings.threads if threads is None else threads)
-    tasks = list(_tasks(fit, _checked_folds(folds, model.design.n_rows), _kinds(fit, groups), seed))
+    seed = checked_seed(fit.seed if seed is None else seed)
+    cores = checked_threads(fit.result.settings.threads if threads is None else threads)
+    tasks = list(_tasks(fit, checked_folds(folds, model.design.n_rows), _kinds(fit, groups), seed))
     found: dict[int, list[dict[str, Any]]] = {}
     with Progress(progress) as bar, ThreadPoolExecutor(cores) as pool:
         running = {pool.submit(_run, model, task): number for number, task in enumerate(tasks)}
@@ -98,25 +103,6 @@ def _kinds(fit: Posterior, groups: bool | str) -> list[str]:
     return [str(groups)]
 
 
-def _checked_folds(folds: Any, n_rows: int) -> int:
-    whole = isinstance(folds, int | np.integer) and not isinstance(folds, bool)
-    if not whole or not 2 <= folds <= n_rows:
-        raise ModelError(f"folds = {folds!r} is not possible; give a whole number from 2 to the {n_rows:,} rows.")
-    return int(folds)
-
-
-def _checked_seed(seed: Any) -> int:
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
-    return int(seed)
-
-
-def _checked_threads(threads: Any) -> int:
-    if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads <= 0:
-        raise ModelError(f"threads = {threads!r} is not possible; give a whole number above 0, or leave it out.")
-    return int(threads)
-
-
 def _tasks(fit: Posterior, folds: int, kinds: list[str], seed: int) -> Iterator[_Task]:
     design = fit.model.design
     names = [factor.name for factor in design.factors]
@@ -126,28 +112,13 @@ def _tasks(fit: Posterior, folds: int, kinds: list[str], seed: int) -> Iterator[
         rng = np.random.default_rng(stream)
         if kind == ROWS:
             finest = max(design.factors, key=lambda factor: len(factor.labels))
-            fold = _spread_over_groups(finest.codes, folds, rng)
+            fold = spread_over_groups(finest.codes, folds, rng)
         else:
             factor = design.factors[key - 1]
-            count = len(factor.labels)
-            if count < 3:
-                raise ModelError(
-                    f"Whole groups of {kind!r} cannot be held out: it has {count}, and how groups differ cannot be "
-                    "learned from the one that would be left. Hold out rows: groups=False."
-                )
-            order = rng.permutation(count)
-            fold = (order % min(folds, count, max(2, count - 2)))[factor.codes]
+            fold = whole_groups(factor.codes, kind, folds, rng)
         seeds = stream.generate_state(int(fold.max()) + 1)
         for k in range(int(fold.max()) + 1):
             yield _Task(kind, k, np.flatnonzero(fold == k), int(seeds[k]))
-
-
-def _spread_over_groups(codes: NDArray[np.int32], folds: int, rng: np.random.Generator) -> Ints:
-    """The fold of each row: the rows of each group are dealt out in turn, so that folds share them evenly."""
-    order = np.lexsort((rng.random(len(codes)), rng.permutation(int(codes.max()) + 1)[codes]))
-    fold = np.empty(len(codes), dtype=np.int64)
-    fold[order] = np.arange(len(codes)) % folds
-    return fold
 
 
 # -- one fold ---------------------------------------------------------------------------------------------------------
@@ -155,13 +126,8 @@ def _spread_over_groups(codes: NDArray[np.int32], folds: int, rng: np.random.Gen
 
 def _run(model: Model, task: _Task) -> list[dict[str, Any]]:
     """The scores of one fold: a dict of columns for each kind of pooling."""
-    design = model.design
-    kept = np.ones(design.n_rows, dtype=bool)
-    kept[task.rows] = False
-    part = model.take_rows(np.flatnonzero(kept))
-    new = rows_as_new(design, part.design, task.rows)
-    draws = DRAWS if model.exact else FEWER_DRAWS
-    options: dict[str, Any] = {"draws": draws, "ess": ESS, "seed": task.seed, "threads": 1, "progress": False}
+    part, new = split(model, task.rows)
+    options = refit_options(model, task.seed)
     partial = fit_model(part, **options)
     pooled = posterior_scores(fit_model(completely_pooled(part), **options), new)
     cluster = task.rows if task.what == ROWS else _codes(model, task.what)[task.rows]

@@ -59,7 +59,7 @@ def refit(fit: Posterior, formula: str | Terms, data: pandas.DataFrame, caller: 
     ModelError
         For an option that there is not, or a prior or family.
     """
-    from partialpool.posterior.posterior import fit_model
+    from partialpool.posterior.fitting import fit_model
 
     for name in options:
         if name in ("priors", "family"):

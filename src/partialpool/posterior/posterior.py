@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.errors import ModelError, did_you_mean
-from partialpool.inference.base import Accuracy, Result, Settings
+from partialpool.inference.base import Accuracy, Result
 from partialpool.model import Model, unknown_parameter
 
 if TYPE_CHECKING:
@@ -21,6 +20,14 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from partialpool.criticism.check import PredictiveCheck
+    from partialpool.criticism.diagnose import Diagnosis
+    from partialpool.criticism.dic import Dic
+    from partialpool.criticism.influence import Influence
+    from partialpool.criticism.left_out_report import LeftOut
+    from partialpool.criticism.prior_table import PriorSensitivity
+    from partialpool.criticism.sensitivity import PowerScaling
+    from partialpool.criticism.waic import Waic
     from partialpool.levels.context import ContextCheck
     from partialpool.levels.cross_level import CrossLevel
     from partialpool.levels.exchangeability import Exchangeability
@@ -30,97 +37,6 @@ if TYPE_CHECKING:
     from partialpool.posterior.predict import Prediction
 
 Array = NDArray[np.float64]
-
-
-def fit_model(
-    model: Model,
-    *,
-    method: str = "auto",
-    draws: int = 4000,
-    ess: float = 1000,
-    seed: int | None = None,
-    threads: int | None = None,
-    progress: bool | None = None,
-    parameterization: Mapping[str, str | float] | None = None,
-) -> Posterior:
-    """The posterior of a model.
-
-    Parameters
-    ----------
-    model : Model
-    method : {"auto", "marginal", "laplace", "whitened", "nuts"}
-        The engine; "auto" takes the exact one wherever there is one, and says so in ``fit.accuracy``.
-    draws : int
-        Equally weighted draws to keep.
-    ess : float
-        Effective sample size wanted of every hyperparameter.
-    seed : int, optional
-        Makes the fit repeatable to the bit. Where it is left out, a fresh one is drawn and kept in ``fit.seed``.
-    threads : int, optional
-        Cores to use; all by default. No result depends on it.
-    progress : bool, optional
-        Show progress: True, False, or (by default) where it takes over two seconds.
-    parameterization : mapping, optional
-        For method="nuts": by factor or group term "centered", "non-centered", "auto" or a number from 0 to 1.
-
-    Raises
-    ------
-    ModelError
-        Where an option is impossible.
-
-    Examples
-    --------
-    >>> import partialpool as pp
-    >>> model = pp.Model.from_formula("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"))
-    >>> fit = fit_model(model, seed=1)
-    >>> fit.draws("sigma").shape
-    (4000,)
-    """
-    from partialpool.inference.parameterization import wanted_degrees
-    from partialpool.inference.remarks import prior_remarks
-    from partialpool.inference.select import select_engine
-
-    settings = _settings(method, draws, ess, seed, threads, progress)
-    if parameterization is not None:
-        if method != "nuts":
-            raise ModelError(
-                f"parameterization= is for method='nuts', which samples the group effects; method={method!r} "
-                "integrates them out. Leave it out, or use method='nuts'."
-            )
-        wanted_degrees(model, parameterization, between=not model.exact)
-        settings = replace(settings, parameterization=dict(parameterization))
-    engine, reason = select_engine(model, method)
-    result = engine.run(model, settings)
-    accuracy = result.accuracy
-    told = replace(accuracy, reason=accuracy.reason or reason, notes=(*accuracy.notes, *prior_remarks(model)))
-    return Posterior(model, replace(result, accuracy=told))
-
-
-def _settings(
-    method: str, draws: int, ess: float, seed: int | None, threads: int | None, progress: bool | None
-) -> Settings:
-    from partialpool.inference.select import METHODS
-
-    if method not in METHODS:
-        raise ModelError(f"There is no method {method!r}. {did_you_mean(str(method), METHODS)}")
-    if not _is_whole(draws) or draws <= 0:
-        raise ModelError(f"draws = {draws!r} is not possible; ask for a whole number above 0, such as 4000.")
-    if isinstance(ess, bool) or not isinstance(ess, int | float | np.number) or not 0 < ess < np.inf:
-        raise ModelError(f"ess = {ess!r} is not possible; ask for a number above 0, such as 1000.")
-    if threads is not None and (not _is_whole(threads) or threads <= 0):
-        raise ModelError(f"threads = {threads!r} is not possible; give a whole number above 0, or leave it out.")
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    elif not _is_whole(seed) or seed < 0:
-        raise ModelError(f"seed = {seed!r} is not possible; give a whole number of at least 0, or leave it out.")
-    if progress is not None and not isinstance(progress, bool | np.bool_):
-        raise ModelError(f"progress = {progress!r} is not possible; give True or False, or leave it out.")
-    wanted = None if progress is None else bool(progress)
-    return Settings(int(draws), float(ess), int(seed), int(threads or os.cpu_count() or 1), wanted)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -467,6 +383,104 @@ class Posterior:
         from partialpool.levels.exchangeability import check_exchangeability
 
         return check_exchangeability(self, by, factor, data=data, permutations=permutations)
+
+    # -- criticism --------------------------------------------------------------------------------------------------
+
+    def loo(self, *, threads: int | None = None, progress: bool | None = None) -> LeftOut:
+        """Leave-one-out: how well each row is predicted by all others, group effects integrated out.
+
+        Returns
+        -------
+        LeftOut
+            With `.elpd`, `.elpd_se`, `.mc_error`, `.p_eff`, `.table` and `.plot()`.
+        """
+        from partialpool.criticism.loo import loo
+
+        return loo(self, threads=threads, progress=progress)
+
+    def logo(self, factor: str | None = None, *, threads: int | None = None, progress: bool | None = None) -> LeftOut:
+        """Leave-one-group-out: how well each group of a factor is predicted by the others.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor; may be left out where there is one.
+        """
+        from partialpool.criticism.logo import logo
+
+        return logo(self, factor, threads=threads, progress=progress)
+
+    def waic(self) -> Waic:
+        """WAIC, group effects as parameters and integrated out, and effective numbers of parameters by level."""
+        from partialpool.criticism.waic import waic
+
+        return waic(self)
+
+    def dic(self) -> Dic:
+        """DIC with p_D and p_V, conditional and marginal, and effective numbers of parameters by level."""
+        from partialpool.criticism.dic import dic
+
+        return dic(self)
+
+    def check(
+        self,
+        statistic: Any = None,
+        factor: str | None = None,
+        *,
+        groups: Literal["same", "new"] = "same",
+        draws: int | None = None,
+        seed: int | None = None,
+    ) -> PredictiveCheck:
+        """Whether the model reproduces its data: predictive checks, overall and by group, and a verdict in words.
+
+        Parameters
+        ----------
+        statistic : str, callable, list of them, or mapping of names to callables, optional
+            By default all that suits the family; a callable takes the responses, ``f(y)`` or ``f(y, data)``.
+        factor : str, optional
+            Of statistics about groups; all by default.
+        groups : {"same", "new"}
+            Replicates for these groups, or for new ones from the population.
+        draws, seed : int, optional
+            How many replicates (1000 by default), and their seed.
+        """
+        from partialpool.criticism.check import check
+
+        return check(self, statistic, factor, groups=groups, draws=draws, seed=seed)
+
+    def sensitivity(self, priors: Any = None, **options: Any) -> PowerScaling | PriorSensitivity:
+        """How much the answers depend on the priors: power-scaling, or a table of alternative priors.
+
+        Parameters
+        ----------
+        priors : "hyper", sequence of names, or mapping, optional
+            The alternatives; see :func:`partialpool.criticism.sensitivity.sensitivity`.
+        **options
+            conclusion (a statement such as ``"Days > 5"``), threads, progress, seed.
+        """
+        from partialpool.criticism.sensitivity import sensitivity
+
+        return sensitivity(self, priors, **options)
+
+    def influence(self, factor: str | None = None, **options: Any) -> Influence:
+        """What leaving each group out does to coefficients and hyperparameters.
+
+        Parameters
+        ----------
+        factor : str, optional
+            The grouping factor; may be left out where there is one.
+        **options
+            conclusion (a statement such as ``"Days > 5"``), threads, progress.
+        """
+        from partialpool.criticism.influence import influence
+
+        return influence(self, factor, **options)
+
+    def diagnose(self) -> Diagnosis:
+        """Whether the computation can be believed, and the model's weak spots: one verdict, evidence and mends."""
+        from partialpool.criticism.diagnose import diagnose
+
+        return diagnose(self)
 
     # -- questions and predictions ----------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Whether to trust a fit: comparison, predictive checks, sensitivity, diagnosis, calibration."""

@@ -1,0 +1,144 @@
+"""Groups left out: weights against refits, downdated coefficients against the other rows' own."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import partialpool as pp
+from partialpool.criticism.influence import influence
+from partialpool.criticism.without import Coefficients, _independent
+from partialpool.errors import ModelError
+
+CASES = {
+    "sleepstudy": ("Reaction ~ Days + (Days | Subject)", "gaussian", "Subject"),
+    "cbpp": ("incidence | trials(size) ~ C(period) + (1 | herd)", "binomial", "herd"),
+    "Penicillin": ("diameter ~ 1 + (1 | plate) + (1 | sample)", "gaussian", "sample"),
+    "Pastes": ("strength ~ 1 + (1 | batch / cask)", "gaussian", "batch"),
+}
+
+
+@cache
+def fitted(name: str) -> Any:
+    formula, family, _ = CASES[name]
+    return pp.fit(formula, pp.datasets.load(name), family=family, seed=1, threads=1)
+
+
+@cache
+def found(name: str) -> Any:
+    return influence(fitted(name), CASES[name][2])
+
+
+def without(name: str, group: str) -> Any:
+    fit, factor = fitted(name), CASES[name][2]
+    own = next(f for f in fit.model.design.factors if f.name == factor)
+    kept = np.flatnonzero(own.labels[own.codes].astype(str) != group)
+    return fit.model.take_rows(kept).fit(seed=7, threads=1)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_weights_give_what_refits_give(name: str) -> None:
+    answer, fit = found(name), fitted(name)
+    base, p = fit.summary(), len(fit.model.coefficients.names)
+    for group in (answer.table.index[0], answer.table.index[len(answer.table) // 2]):
+        other = without(name, group).summary()
+        expected = np.concatenate([other["mean"][:p], other["q50"][p:]])
+        own = answer.estimates.loc[group]
+        difference = (own.xs("location", level=1).to_numpy() - expected) / base["sd"].to_numpy()
+        assert np.abs(difference).max() < 0.1, (group, difference)
+        np.testing.assert_allclose(own.xs("sd", level=1).to_numpy(), other["sd"], rtol=0.12)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("name", ["sleepstudy", "Pastes", "mixture"])
+def test_downdated_coefficients_are_those_of_the_other_rows(name: str, flat: bool) -> None:
+    formula, _, factor = CASES["sleepstudy" if name == "mixture" else name]
+    data = pp.datasets.load("sleepstudy" if name == "mixture" else name)
+    priors: dict[str, Any] = {"Days": "StudentT(3, 0, 5)"} if name == "mixture" else {}
+    if flat:
+        priors["Intercept"] = pp.Flat()
+    model = pp.Model.from_formula(formula, data, priors=priors)
+    f = [own.name for own in model.design.factors].index(factor)
+    theta = 0.3 * np.random.default_rng(1).normal(size=(4, model.hyperparameters.size)) + 1.0
+    assert _independent(model, f)
+    rows = np.flatnonzero(model.design.factors[f].codes == 2)
+    nodes = np.array([0, 2, 3])
+    own = Coefficients(model, theta, True).without(rows, nodes)
+    other = Coefficients(model, theta, False).without(rows, nodes)
+    np.testing.assert_allclose(own.mean, other.mean, rtol=1e-7)
+    np.testing.assert_allclose(own.sd, other.sd, rtol=1e-7)
+
+
+def test_crossed_groups_are_not_independent() -> None:
+    model = fitted("Penicillin").model
+    assert not _independent(model, 0)
+    assert not _independent(model, 1)
+
+
+def test_a_group_that_carries_the_conclusion_is_named() -> None:
+    rng = np.random.default_rng(3)
+    g = np.repeat(np.arange(12), 6)
+    x = rng.normal(size=g.size)
+    y = -0.15 * x + 0.5 * rng.normal(size=12)[g] + rng.normal(size=g.size)
+    x[g == 4] = np.linspace(4, 8, 6)
+    y[g == 4] = np.linspace(4, 9, 6)
+    fit = pp.fit("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": [f"group {k}" for k in g]}), seed=1)
+    answer = influence(fit, conclusion="x > 0")
+    assert answer.table.index[0] == "group 4"
+    assert answer.influential[0] == "group 4"
+    text = " ".join(answer.sentences)
+    assert "Without g group 4 x changes its sign." in text
+    assert "hangs on single groups" in text
+    assert answer.table.loc["group 4", "probability"] < 0.5 < answer.estimates.loc["all groups"].iloc[0] + 1
+
+
+def test_a_conclusion_without_each_group() -> None:
+    answer = influence(fitted("sleepstudy"), conclusion="Days > 9")
+    for group in ("308", "335"):
+        other = without("sleepstudy", group).probability("Days > 9")
+        assert answer.table.loc[group, "probability"] == pytest.approx(other, abs=0.04)
+
+
+def test_what_weights_cannot_do_is_refitted() -> None:
+    rng = np.random.default_rng(5)
+    g = np.repeat(np.arange(8), 5)
+    effects = np.array([0.1, -0.2, 0.0, 0.2, -0.1, 0.1, 0.0, 15.0])
+    data = pd.DataFrame({"y": effects[g] + 0.5 * rng.normal(size=g.size), "g": g.astype(str)})
+    fit = pp.fit("y ~ 1 + (1 | g)", data, seed=1, threads=1)
+    answer = influence(fit)
+    assert answer.table.index[0] == "7"
+    assert answer.table.loc["7", "how"] == "refitted"
+    kept = np.flatnonzero(data["g"].to_numpy() != "7")
+    other = fit.model.take_rows(kept).fit(seed=3).summary()
+    own = answer.estimates.loc["7"].xs("location", level=1)
+    assert own["sd(Intercept|g)"] == pytest.approx(other.loc["sd(Intercept|g)", "q50"], abs=0.05)
+    assert "refitted where these fail" in " ".join(answer.sentences)
+
+
+def test_what_is_printed_and_drawn() -> None:
+    answer = found("sleepstudy")
+    assert repr(answer).startswith("Without one group of Subject")
+    assert isinstance(answer.plot(), Figure)
+    assert isinstance(answer.plot("Days"), Figure)
+    with pytest.raises(ModelError, match="no parameter"):
+        answer.plot("Dayz")
+    names = list(fitted("sleepstudy").parameters)
+    assert list(answer.table.columns[-len(names) :]) == names
+
+
+def test_impossible_requests_are_refused() -> None:
+    fit = fitted("sleepstudy")
+    with pytest.raises(ModelError, match="no grouping factor 'Subjekt'"):
+        influence(fit, "Subjekt")
+    with pytest.raises(ModelError, match="no parameter"):
+        influence(fit, conclusion="Dais > 5")
+    with pytest.raises(ModelError, match="no parameter"):
+        influence(fit, conclusion="Subject[308,Days] > 5")
+    plain = pp.fit("Reaction ~ Days", pp.datasets.load("sleepstudy"), seed=1)
+    with pytest.raises(ModelError, match="this model has none"):
+        influence(plain)
