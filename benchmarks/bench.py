@@ -26,6 +26,7 @@ if __package__ in (None, ""):  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.cases import SLEEPSTUDY
+from benchmarks.criticism import PARTS as CRITICISM_PARTS
 from benchmarks.data import find, insteval
 from benchmarks.figures import draw_growth, slope
 from benchmarks.gather import cpu_note, gather, say
@@ -191,7 +192,7 @@ def growth(report: Report, quick: bool) -> None:
     draw_growth(report.growth)
 
 
-PARTS |= GLMM_PARTS | POOL_PARTS | LEVELS_PARTS
+PARTS |= GLMM_PARTS | POOL_PARTS | LEVELS_PARTS | CRITICISM_PARTS
 
 
 @part

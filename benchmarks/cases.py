@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.criticism_cases import CASES as CRITICISM_CASES
 from benchmarks.levels_cases import CASES as LEVELS_CASES
 from benchmarks.pool_cases import CASES as POOL_CASES
 
@@ -198,6 +199,7 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = (
     {case.__name__: case for case in (importing, sleepstudy_calls, insteval, gauss1m, growth, glmm, row_pass, child)}
     | POOL_CASES
     | LEVELS_CASES
+    | CRITICISM_CASES
 )
 
 if __name__ == "__main__":

@@ -17,6 +17,12 @@
     --only levels_variance    variances, ICC and R-squared on the response's scale: integrals against simulation
     --only levels_cross_level    interactions across levels in Hsb82: the exact engine against NUTS
     --only levels_exchangeability   permutation p-values of `fit.check_exchangeability()` under exchangeability
+    --only criticism_loo            `fit.loo()` and `fit.logo()` of Gaussian models against refits; 100,000 rows
+    --only criticism_loo_other      the same of binomial and Poisson responses
+    --only criticism_information    p_D and WAIC of the eight schools; plain PSIS-LOO against ArviZ
+    --only criticism_check          p-values of `fit.check()` under the model, and its power against planted misfits
+    --only criticism_sensitivity    verdicts of `fit.sensitivity()`; weights against refits
+    --only criticism_calibration    `pp.calibrate` of a right and of a wrong sampler
 
 To try the code out: --replicates 20 for the calibrations, --ess 300 for glmm_engines, --folder elsewhere.
 Writes benchmarks/results/check_long.md; ends with status 1 where a check fails.
@@ -56,6 +62,12 @@ CHECKS = {
     "levels_variance": "benchmarks.checks.levels_variance",
     "levels_cross_level": "benchmarks.checks.levels_cross_level",
     "levels_exchangeability": "benchmarks.checks.levels_exchangeability",
+    "criticism_loo": "benchmarks.checks.criticism_loo",
+    "criticism_loo_other": "benchmarks.checks.criticism_loo_other",
+    "criticism_information": "benchmarks.checks.criticism_information",
+    "criticism_check": "benchmarks.checks.criticism_check",
+    "criticism_sensitivity": "benchmarks.checks.criticism_sensitivity",
+    "criticism_calibration": "benchmarks.checks.criticism_calibration",
 }
 
 

@@ -1,4 +1,4 @@
-"""Information criteria: DIC and WAIC of eight schools against quadrature by hand, plain PSIS-LOO against ArviZ's own."""
+"""Information criteria of eight schools against quadrature by hand, plain PSIS-LOO against ArviZ's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def schools() -> dict[str, Any]:
 
 
 def by_quadrature(pooling: str) -> dict[str, float]:
-    """The definitions: tau on a fine grid; given tau the schools' effects are normal, their densities by Gauss-Hermite."""
+    """The definitions: tau on a fine grid; given tau the schools' effects are normal: Gauss-Hermite."""
     data = read("eight_schools")
     y, s = data["y"].to_numpy(dtype=float), data["sigma"].to_numpy(dtype=float)
     if pooling == "partial":
@@ -104,6 +104,7 @@ def _schools(out: Outcome) -> None:
 
 def _plain(out: Outcome) -> None:
     import arviz_stats
+
     import partialpool as pp
     from partialpool.criticism.plain_loo import plain_loo
 

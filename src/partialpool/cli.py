@@ -25,6 +25,8 @@ METHODS = ("auto", "marginal", "laplace", "whitened", "nuts")
 PLOTS = ("shrinkage", "forest", "density", "fitted")
 CRITERIA = ("loo", "logo", "waic", "dic", "kfold", "marginal_likelihood")
 NEW_GROUPS = ("error", "average", "population", "sample")
+#: Dots an inch of figures.
+DPI = 150
 DEMO_FORMULA = "Reaction ~ Days + (Days | Subject)"
 DEMO_SEED = 1
 
@@ -195,7 +197,7 @@ def _beside(table: pandas.DataFrame, predictions: pandas.DataFrame) -> pandas.Da
 
 def _plot(options: argparse.Namespace) -> None:
     target = options.out or f"{Path(options.fit).stem}-{options.kind}.png"
-    out = _writable(target, options.force)
+    out = _picture(target, options.force)
     asked = {"factor": options.factor, "term": options.term, "names": options.names}
     takes = {"shrinkage": ("factor", "term"), "forest": ("factor",), "density": ("names",), "fitted": ()}[options.kind]
     for name, value in asked.items():
@@ -205,37 +207,33 @@ def _plot(options: argparse.Namespace) -> None:
 
     fit = pp.load(options.fit)
     figure = getattr(fit.plot, options.kind)(**{name: asked[name] for name in takes if asked[name]})
-    _save_figure(figure, out)
+    figure.savefig(out, dpi=DPI)
     print(out)
 
 
 def _diagnose(options: argparse.Namespace) -> None:
     import partialpool as pp
-    from partialpool.criticism.diagnose import diagnose
 
-    out = _writable(options.out, options.force)
-    _answer(diagnose(pp.load(options.fit)), options.format, out)
+    out = _picture(options.out, options.force)
+    _answer(pp.load(options.fit).diagnose(), options.format, out)
 
 
 def _check(options: argparse.Namespace) -> None:
     import partialpool as pp
-    from partialpool.criticism.check import check
 
-    out = _writable(options.out, options.force)
-    found = check(
-        pp.load(options.fit), options.statistic, options.factor, groups=options.groups, draws=options.draws,
-        seed=options.seed,
-    )  # fmt: skip
+    out = _picture(options.out, options.force)
+    found = pp.load(options.fit).check(
+        options.statistic, options.factor, groups=options.groups, draws=options.draws, seed=options.seed
+    )
     _answer(found, options.format, out)
 
 
 def _compare(options: argparse.Namespace) -> None:
     import partialpool as pp
-    from partialpool.criticism.compare import compare
 
-    out = _writable(options.out, options.force)
+    out = _picture(options.out, options.force)
     fits = {name: pp.load(path) for name, path in zip(_short_names(options.fits), options.fits, strict=True)}
-    found = compare(
+    found = pp.compare(
         fits, options.criterion, factor=options.factor, folds=options.folds, by=options.by, seed=options.seed,
         threads=options.threads,
     )  # fmt: skip
@@ -266,7 +264,7 @@ def _answer(report: Any, form: str, out: Path | None) -> None:
     else:
         _write_frame(report.table, form)
     if out is not None:
-        _save_figure(report.plot(), out)
+        report.plot().savefig(out, dpi=DPI)
         _say(f"wrote {out}")
 
 
@@ -296,7 +294,7 @@ def _demo(options: argparse.Namespace) -> None:
     fit = pp.fit(DEMO_FORMULA, data, seed=DEMO_SEED)
     print(f"{fit}\n")
     fit.save(names["fit"])
-    _save_figure(fit.plot.shrinkage(), names["plot"])
+    fit.plot.shrinkage().savefig(names["plot"], dpi=DPI)
     print("Written:")
     told = (("data", "the data"), ("fit", "the fit"), ("plot", "each person's line, pulled towards the others"))
     width = max(len(str(path)) for path in names.values())
@@ -353,6 +351,18 @@ def _writable(target: str | None, force: bool) -> Path | None:
     return path
 
 
+def _picture(target: str | None, force: bool) -> Path | None:
+    """The same of a figure, whose kind its ending says."""
+    path = _writable(target, force)
+    if path is None:
+        return None
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path.suffix.lstrip(".").lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise StorageError(f"A figure cannot be written as {path.name!r}; end the name in .png, .pdf or .svg.")
+    return path
+
+
 def _write_frame(frame: pandas.DataFrame, form: str) -> None:
     if form == "csv":
         frame.to_csv(sys.stdout, index=_index_says_something(frame), lineterminator="\n")
@@ -367,15 +377,6 @@ def _write_frame(frame: pandas.DataFrame, form: str) -> None:
 
 def _index_says_something(frame: pandas.DataFrame) -> bool:
     return frame.index.name is not None or len(frame.index.names) > 1
-
-
-def _save_figure(figure: Any, path: Path | None) -> None:
-    if path is None:
-        return
-    known = sorted(figure.canvas.get_supported_filetypes())
-    if path.suffix.lstrip(".").lower() not in known:
-        raise StorageError(f"A figure cannot be written as {path.name!r}; end the name in .png, .pdf or .svg.")
-    figure.savefig(path, dpi=150)
 
 
 def _program() -> str:

@@ -80,8 +80,8 @@ def test_own_fits_are_calibrated(found: Calibration) -> None:
 
 def test_false_alarms_are_as_rare_as_promised() -> None:
     rng = np.random.default_rng(4)
-    p = np.array([quantity_p(rng.random(200)) for _ in range(1000)])
-    assert np.mean(p < 0.05) < 0.07 and np.mean(p < 0.01) < 0.02
+    p = np.array([quantity_p(rng.random(200)) for _ in range(400)])
+    assert np.mean(p < 0.05) < 0.08 and np.mean(p < 0.01) < 0.025
 
 
 def test_places_are_posterior_probabilities() -> None:
@@ -245,7 +245,7 @@ def test_what_a_function_may_return() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda model: 1 / 0, r"failed in replicate [01]: ZeroDivisionError: division by zero"),
+        (lambda model: 1 / 0, r"failed in replicate 0: ZeroDivisionError: division by zero"),
         (lambda model: [1, 2, 3], "must return a fit of partialpool, or draws"),
         (lambda model: {"mu": np.zeros(100)}, "no quantity of this model"),
         (lambda model: {"Intercept": np.zeros(3)}, r"shape \(3,\)"),

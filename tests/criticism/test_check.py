@@ -164,7 +164,7 @@ def test_left_out_probabilities_of_a_group_are_those_of_a_fit_without_it():
 
 def test_weights_of_nodes_leave_the_group_out():
     """Two nodes: the one at which the group is improbable counts for more once its evidence is gone."""
-    p = left_out_p(np.array([4.0]), np.array([0.0]), np.array([1.0, 16.0] * 500), np.log(np.full(1000, 1e-3)))
+    p = left_out_p(np.array([4.0]), np.array([0.0]), np.array([1.0, 16.0] * 500), np.log(np.full(1000, 1e-3))).p
     density = np.exp(-0.5 * 16 / np.array([1.0, 16.0])) / np.array([1.0, 4.0])
     weights = (1 / density) / (1 / density).sum()
     from scipy.stats import norm

@@ -190,7 +190,7 @@ def test_impossible_requests() -> None:
     for options, message in (
         ({"criterion": "lo"}, "Did you mean 'loo'"), ({"by": "rows"}, "by= has no part in criterion='loo'"),
         ({"data": 3}, "it belongs to criterion='log_score'"), ({"factor": "Subject"}, "factor= has no part"),
-        ({"threads": 0}, "threads = 0"), ({"seed": -1}, "seed = -1"),
+        ({"folds": 5}, "folds= has no part"), ({"threads": 0}, "threads = 0"), ({"seed": -1}, "seed = -1"),
         ({"criterion": "logo"}, "the models share none"),
         ({"criterion": "logo", "factor": "Subject"}, "'a' has no groups of 'Subject'"),
         ({"criterion": "logo", "factor": "Sub"}, "No model has the grouping factor 'Sub'"),

@@ -236,7 +236,7 @@ def test_an_interpolated_density_and_a_wide_root() -> None:
     assert told(
         diagnose(pp.fit("Reaction ~ Days + (1 | Subject)", data, method="whitened", seed=1, threads=1, ess=200))
     ) <= {"bulk ESS", "tail ESS"}
-    whitened = fitted("cbpp", method="whitened", ess=100)
+    whitened = fitted("bball1970", method="whitened", ess=100)
     assert {"R-hat", "E-BFMI", "quadrature gap"} <= set(diagnose(whitened).table.index)
 
 

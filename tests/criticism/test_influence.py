@@ -104,6 +104,41 @@ def test_a_conclusion_without_each_group() -> None:
         assert answer.table.loc[group, "probability"] == pytest.approx(other, abs=0.04)
 
 
+@pytest.mark.parametrize("family", ["gaussian", "binomial"])
+def test_the_share_of_a_coefficient_above_zero_is_that_of_a_refit(family: str) -> None:
+    name = "sleepstudy" if family == "gaussian" else "cbpp"
+    answer, group = found(name), found(name).table.index[0]
+    other = without(name, group)
+    for own, fit in ((answer._base, fitted(name)), (answer, other)):
+        shares = own.positive if own is answer._base else answer._positive[0]
+        for share, coefficient in zip(shares, fit.model.coefficients.names, strict=True):
+            assert share == pytest.approx(fit.probability(f"{coefficient} > 0"), abs=0.02)
+
+
+def test_intervals_that_hardly_touch_zero_are_not_told() -> None:
+    data = pp.datasets.load("eight_schools")
+    answer = influence(pp.fit("y | se(sigma) ~ 1 + (1 | school)", data, seed=1, threads=1), conclusion="Intercept > 0")
+    # P is 0.950 with all schools, 0.967 without E, 0.93 without B
+    assert answer._base.positive[0] == pytest.approx(0.95, abs=0.005)
+    assert "Without school G, A or B the 90% interval of Intercept reaches over 0" in " ".join(answer.sentences)
+    assert "no single group turns the conclusion" in " ".join(answer.sentences)
+
+
+def test_a_coefficient_that_one_group_alone_tells_of() -> None:
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(10), 6)
+    y = 2 + 0.5 * rng.normal(size=10)[g] + rng.normal(size=60)
+    data = pd.DataFrame({"y": y, "z": np.where(g == 9, "b", "a"), "g": g.astype(str)})
+    fit = pp.fit("y ~ z + (1 | g)", data, seed=1, threads=1)
+    answer = influence(fit)
+    other = fit.model.take_rows(np.flatnonzero(g != 9)).fit(seed=3, threads=1).summary().loc["z[b]"]
+    location, sd = answer.estimates.loc["9", "z[b]"]
+    assert location == pytest.approx(other["mean"], abs=0.03 * fit.summary().loc["z[b]", "sd"])
+    assert sd == pytest.approx(other["sd"], rel=1e-3)
+    assert sd == pytest.approx(fit.model.priors["z[b]"].parameters["sigma"], rel=0.05)
+    assert "Without g 9 the data say next to nothing of z[b]" in " ".join(answer.sentences)
+
+
 def test_what_weights_cannot_do_is_refitted() -> None:
     rng = np.random.default_rng(5)
     g = np.repeat(np.arange(8), 5)

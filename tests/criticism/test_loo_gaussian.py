@@ -128,12 +128,11 @@ def test_a_row_of_weight_two_leaves_as_two_rows():
         assert left[k] == pytest.approx(one.log_density(np.arange(41)) - one.log_density(rest), abs=1e-8)
 
 
-@pytest.mark.parametrize("method", ["whitened", "nuts"])
-def test_chains_give_the_same(method):
+def test_chains_give_the_same():
     data = pp.datasets.load("sleepstudy").iloc[:40]
     formula, priors = "Reaction ~ Days + (1 | Subject)", {"Days": pp.StudentT(3, 0, 10)}
     exact = loo(pp.fit(formula, data, seed=1, priors=priors), threads=1)
-    options = {"method": method, "progress": False, "ess": 200, "draws": 400}
+    options = {"method": "nuts", "progress": False, "ess": 200, "draws": 400}
     chains = loo(pp.fit(formula, data, seed=1, priors=priors, **options), threads=1)
     error = np.hypot(exact.table["se"], chains.table["se"])
     assert (abs(exact.table["elpd"] - chains.table["elpd"]) < 5 * error + 0.005).all()

@@ -11,7 +11,13 @@ from scipy.stats import multivariate_normal
 
 import partialpool as pp
 from partialpool.criticism.compare import compare
-from partialpool.criticism.marginal_likelihood import error_of_log_evidence, probabilities, rescaled, scaled
+from partialpool.criticism.marginal_likelihood import (
+    error_of_log_evidence,
+    probabilities,
+    rescaled,
+    reweighted,
+    scaled,
+)
 from partialpool.errors import ModelError
 
 OPTIONS: dict[str, Any] = {"seed": 1, "threads": 1, "progress": False}
@@ -79,6 +85,16 @@ def test_rescaled_models_differ_in_slopes_and_sds_alone() -> None:
     other = rescaled(model, 4.0)
     changed = [name for name in model.priors if model.priors[name] != other.priors[name]]
     assert changed == ["Days", "sd(Intercept|Subject)", "sd(Days|Subject)"]
+
+
+def test_reweighting_is_what_refits_find() -> None:
+    data = pp.datasets.load("cbpp")
+    fit = pp.fit("incidence | trials(size) ~ period + (1 | herd)", data, family="binomial", **OPTIONS)
+    for times in (0.5, 4.0):
+        added, size = reweighted(fit, times)
+        again = rescaled(fit.model, times).fit(ess=1000, draws=100, **OPTIONS)
+        assert size > 300
+        assert fit.log_marginal_likelihood + added == pytest.approx(again.log_marginal_likelihood, abs=0.1)
 
 
 def test_models_without_one() -> None:

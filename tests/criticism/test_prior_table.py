@@ -154,6 +154,8 @@ def test_what_is_drawn() -> None:
         ({}, ModelError, "names no prior"),
         (3, ModelError, "write 'hyper'"),
         ({"a": 3}, ModelError, "must be a dict of priors"),
+        ({"tight": {"sd": pp.HalfNormal(1)}, "Intercept": pp.Normal(0, 1)}, ModelError, "beside something that is"),
+        ({"as fitted": {"sd": pp.HalfNormal(1)}}, ModelError, "another name"),
         ({"sd(schol)": pp.HalfNormal(1)}, PriorError, "sd\\(schol\\)"),
         ({"Interccept": pp.Normal(0, 1)}, PriorError, "Interccept"),
         ({"sd": pp.Normal(0, 1)}, PriorError, "below zero"),
@@ -162,6 +164,17 @@ def test_what_is_drawn() -> None:
 def test_impossible_alternatives_are_refused(priors: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         sensitivity(schools(), priors)
+
+
+def test_an_alternative_named_twice_is_shown_once() -> None:
+    found = sensitivity(schools(), ["PC", "half-t", "pc"])
+    assert list(found.shown.index) == ["as fitted", "PC", "half-t"]
+
+
+def test_other_priors_of_correlations_are_shown() -> None:
+    fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1, threads=1)
+    found = sensitivity(fit, {"cor": "LKJ(8)"})
+    assert "cor(Intercept,Days|Subject)" in found.shown.columns
 
 
 def test_conclusions_that_cannot_be_read_are_refused() -> None:

@@ -139,6 +139,44 @@ def test_conflicts_of_hyperpriors_are_flagged() -> None:
     assert sensitivity(fit).table.loc["sd(Intercept|g)", "diagnosis"] == "prior-data conflict"
 
 
+def test_the_verdict_is_that_of_the_prior_behind_it() -> None:
+    rng = np.random.default_rng(0)
+    g = np.repeat(np.arange(5), 4)
+    x = rng.normal(size=20)
+    y = 3 + 0.8 * x + 1.2 * rng.normal(size=5)[g] + rng.normal(size=20)
+    priors = {"Intercept": pp.Normal(1, 2), "x": pp.Normal(0, 0.3), "sd": "HalfNormal(0.5)", "sigma": pp.Gamma(3, 2)}
+    found = sensitivity(pp.fit("y ~ x + (1 | g)", {"y": y, "x": x, "g": g.astype(str)}, priors=priors, seed=1))
+    # sigma goes up with the priors only because they hold the sd of groups down
+    assert found.by_prior.loc["sigma"].idxmax() == "sd(Intercept|g)"
+    assert found.table.loc["sigma", "prior"] >= 0.05
+    assert found.table.loc["sigma", "diagnosis"] == found.table.loc["sd(Intercept|g)", "diagnosis"] != "-"
+
+
+def test_a_prior_that_matters_is_no_weak_likelihood() -> None:
+    data = pp.datasets.load("Penicillin")
+    found = sensitivity(pp.fit("diameter ~ 1 + (1 | plate) + (1 | sample)", data, seed=1, threads=1))
+    assert found.flagged == ("sd(Intercept|sample)",)
+    assert found.table.loc["sd(Intercept|sample)", "diagnosis"] == "prior matters"
+    assert found.sentences[0].startswith("sd(Intercept|sample): the data settle most of it")
+    assert "sensitivity('hyper')" in found.sentences[0]
+
+
+def test_what_is_advised_can_be_done() -> None:
+    data = simulated(4, 3, 0.0, spread=0.02)
+    plain = sensitivity(pp.fit("y ~ x", data, priors={"x": "Normal(0, 1)"}, seed=1))
+    assert plain.table.loc["x", "diagnosis"] == "weak likelihood"
+    assert "sensitivity({'x': ...})" in plain.sentences[0]
+    assert "hyper" not in " ".join(plain.sentences)
+    flat = sensitivity(pp.fit("y ~ 1 + (1 | g)", data, priors={"Intercept": pp.Flat(), "sd": "Uniform(0, 99)"}, seed=1))
+    assert "sensitivity('hyper') and sensitivity({'Intercept': ...})" in " ".join(flat.sentences)
+
+
+def test_a_correlation_that_nothing_settles_comes_from_its_own_prior() -> None:
+    found = sensitivity(pp.fit("y ~ x + (x | g)", simulated(8, 6, 1.0), seed=1, threads=1))
+    about = next(text for text in found.sentences if text.startswith("cor("))
+    assert "comes from its prior, LKJ(1), not from the data" in about
+
+
 def test_a_uniform_prior_that_cuts_the_posterior_off_is_flagged() -> None:
     found = sensitivity(sleepstudy(**{"sd(Intercept|Subject)": "Uniform(0, 10)"}))
     assert found.table.loc["sd(Intercept|Subject)", "diagnosis"] == "prior-data conflict"
@@ -192,8 +230,10 @@ def test_points_of_chains_serve_as_well() -> None:
 
 def test_likelihoods_of_other_families_integrate_all_effects() -> None:
     data = pp.datasets.load("cbpp")
-    data["pair"] = (np.arange(len(data)) % 5).astype(str)
-    fit = pp.fit("incidence | trials(size) ~ 1 + (1 | herd) + (1 | pair)", data, family="binomial", seed=1, ess=400)
+    data["pair"] = (np.arange(len(data)) % 3).astype(str)
+    fit = pp.fit(
+        "incidence | trials(size) ~ 1 + (1 | herd) + (1 | pair)", data, family="binomial", seed=1, ess=100, draws=200
+    )
     points = reweight.points_of(fit)
     table = dict(zip(fit.model.coefficients.names, points.beta[0].T, strict=True))
     table |= dict(zip(fit.model.hyperparameters.names, points.hyper.T, strict=True))

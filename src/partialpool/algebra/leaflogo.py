@@ -1,4 +1,4 @@
-r"""The density of a whole group of a factor of the root given the other rows, its effects and the leaf's integrated out.
+r"""The density of a whole group of a factor of the root given the other rows, its own effects integrated out.
 
 A unit (a group of a factor f of the root) leaves with all its rows. The effects that have no other rows leave with it:
 those of f for this group, and those of factors of the root whose groups lie inside it. They are ``e = Lambda t``, t
@@ -290,7 +290,11 @@ def unit_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any
         b0, b1 = np.empty((all_rows, q)), np.empty((all_rows, q))
         c0, c1 = np.zeros((all_rows, size)), np.zeros((all_rows, size))
         row_of = np.empty(all_rows, dtype=np.int64)
-        run_from, run_own, run_to = np.empty(most_runs, np.int64), np.empty(most_runs, np.int64), np.empty(most_runs, np.int64)
+        run_from, run_own, run_to = (
+            np.empty(most_runs, np.int64),
+            np.empty(most_runs, np.int64),
+            np.empty(most_runs, np.int64),
+        )
         run_group, run_kind = np.empty(most_runs, np.int64), np.empty(most_runs, np.int64)
         run_rest, run_v = np.empty(most_runs), np.empty((most_runs, q))
         run_logs = np.empty((most_runs if n_needed > 0 else 1, n_nodes))
@@ -380,9 +384,7 @@ def unit_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any
                         continue
                     kept = needed[g]
                     for i in range(run_own[r], run_to[r]):  # at the node's own place of the unit's effects
-                        e0, e1 = row_base(
-                            row_of[i], x, at, x_part, none_inside, root[k], offset, constants[k, 0]
-                        )
+                        e0, e1 = row_base(row_of[i], x, at, x_part, none_inside, root[k], offset, constants[k, 0])
                         moved0[i], moved1[i] = e0, e1
                     for m in range(n_nodes):
                         logs[m] = 0.0

@@ -102,7 +102,7 @@ def within_limits(far, mean, variance):
     if not variance > 0.0:
         return False
     place = (math.log(variance) + WIDEST) * STEPS
-    at = int(math.floor(place))
+    at = math.floor(place)
     if at < 0 or at + 1 >= far.size:
         return False
     return abs(mean) <= min(far[at], far[at + 1])
@@ -188,51 +188,54 @@ def log_sum(logs, work):
         for m in range(logs.size):
             work[m] = exponential(logs[m] - found)
         found += math.log(sum_of(work))
-    elif not found == math.inf:
+    elif found != math.inf:
         found = -math.inf
     return found
 
 
 @helper
-def exchange(values, i, j):
-    """Swap two entries."""
-    kept = values[i]
-    values[i] = values[j]
-    values[j] = kept
+def exchange_all(i, j, y, trials, weight, base0, base1, b0, b1, q):
+    """Swap two rows of a group."""
+    for values in (y, trials, weight, base0, base1):
+        values[i], values[j] = values[j], values[i]
+    for values in (b0, b1):
+        for k in range(q):
+            values[i, k], values[j, k] = values[j, k], values[i, k]
 
 
 @helper
-def exchange_rows(values, i, j, q):
-    """Swap two rows."""
-    for k in range(q):
-        kept = values[i, k]
-        values[i, k] = values[j, k]
-        values[j, k] = kept
+def rule_good(shares, total, nodes, q, far):
+    """Whether the rule may be used for what the shares (M,), of this sum, of its nodes (q, M) describe."""
+    for j in range(q):
+        first, second = moments_along(shares, nodes, j)
+        first /= total
+        if not within_limits(far, first, second / total - first * first):
+            return False
+    return True
 
 
 @helper(inline=True)
-def without_row(shares, rows, i, nodes, q, far, work):
-    """A row at the nodes of its group: (log sum p f, log sum p / f, whether the rule may be used for the latter).
+def with_and_without(shares, rows, i, nodes, q, far, work, density):
+    """A row at the nodes of its group: log sum p f and log sum p / f, and whether the rule may be used for each.
 
     shares p (M,): weights of the nodes given all rows. rows (., M): row i is log f. nodes (q, M).
     """
     least, largest = range_of(rows, i)
-    good = largest - least < MOST_SPREAD
-    with_copy, rest = 0.0, 0.0
-    if good:
+    good_with, good_without, added, rest = False, False, 0.0, 0.0
+    if largest - least < MOST_SPREAD:
         for m in range(shares.size):
-            work[m] = exponential(rows[i, m] - largest)
-        with_copy = largest + math.log(inner(shares, work))
+            density[m] = exponential(rows[i, m] - largest)
         for m in range(shares.size):
-            work[m] = shares[m] / work[m]
+            work[m] = shares[m] * density[m]
         total = sum_of(work)
-        for j in range(q):
-            first, second = moments_along(work, nodes, j)
-            first /= total
-            if not within_limits(far, first, second / total - first * first):
-                good = False
+        added = largest + math.log(total)
+        good_with = rule_good(work, total, nodes, q, far)
+        for m in range(shares.size):
+            work[m] = shares[m] / density[m]
+        total = sum_of(work)
         rest = math.log(total) - largest
-    return with_copy, rest, good
+        good_without = rule_good(work, total, nodes, q, far)
+    return added, good_with, rest, good_without
 
 
 def row_values_of(node_value: Any) -> Any:
@@ -304,7 +307,7 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
         groups (W,): groups of the leaf whose rows are wanted. column (n,): by row, in the leaf's order, where it goes;
         -1 where it is not wanted. root (K, R), lam (K, q, q), constants (K, 2): the nodes. far: `limits` of the rule.
         copies[column[i], k]: the same of a copy of the row, given all rows.
-        counts (2,): rows that went by the group's rule, and by one of their own.
+        counts (2,): densities (without the row, and of a copy) by the group's rule, and by one of their own.
         """
         q = z.shape[1]
         n_nodes = nodes.shape[0]
@@ -323,7 +326,7 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
         hessian, low, best_low = np.empty((q, q)), np.empty((q, q)), np.empty((q, q))
         points, eta0, eta1 = np.empty((q, n_nodes)), np.empty(n_nodes), np.empty(n_nodes)
         logs, work = np.empty(n_nodes), np.empty(n_nodes)
-        shares, axes = np.empty(n_nodes), nodes.T.copy()
+        shares, density, axes = np.empty(n_nodes), np.empty(n_nodes), nodes.T.copy()
         rows = np.empty((most + 1, n_nodes))  # the last: a row of another rule
         for place in range(groups.size):
             g = groups[place]
@@ -371,47 +374,46 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
                     if whole == -math.inf:
                         out[to, k], copies[to, k] = whole, whole
                         continue
-                    copies[to, k], rest, good = without_row(shares, rows, i, axes, q, far, work)
+                    copies[to, k], good_with, rest, good_without = with_and_without(
+                        shares, rows, i, axes, q, far, work, density
+                    )
+                    out[to, k] = -rest
                     if count == 1:
-                        good, rest = True, -whole
-                    if good:
-                        counts[0] += 1
-                        out[to, k] = -rest
+                        out[to, k], good_without = whole, True
+                    counts[0] += int(good_with) + int(good_without)
+                    if good_with and good_without:
                         continue
-                    for m in range(n_nodes):
-                        work[m] = logs[m] + rows[i, m]
-                    copies[to, k] = log_sum(work, work) - half - whole
-                    counts[1] += 1
+                    # a rule of its own: the row is put last; without it the group ends before it, with its copy its
+                    # weight is twice what it was
                     last = count - 1
-                    exchange(own_y, i, last)
-                    exchange(own_trials, i, last)
-                    exchange(own_weight, i, last)
-                    exchange(base0, i, last)
-                    exchange(base1, i, last)
-                    exchange_rows(b0, i, last, q)
-                    exchange_rows(b1, i, last, q)
-                    for j in range(q):
-                        v[j] = mode[j]
-                    find_highest(
-                        0, last, own_y, own_trials, own_weight, base0, base1, e2, b0, b1, second, q, v, hessian, low,
-                        gradient, step, old, tolerance, starts, best_v, best_low,
-                    )  # fmt: skip
-                    # `logs` of the whole group is needed for the rows that follow: the sum goes to `work`
-                    place_nodes(nodes, shifted, v, low, q, step, points, work)
-                    for other in range(last):
-                        row_values(
-                            other, own_y, own_trials, own_weight, base0, base1, e2, b0, b1, second, q, points, eta0,
-                            eta1, rows, most,
+                    exchange_all(i, last, own_y, own_trials, own_weight, base0, base1, b0, b1, q)
+                    for twice in range(2):
+                        if good_with if twice == 1 else good_without:
+                            continue
+                        counts[1] += 1
+                        size = count if twice == 1 else last
+                        own_weight[last] *= 1.0 + twice
+                        for j in range(q):
+                            v[j] = mode[j]
+                        find_highest(
+                            0, size, own_y, own_trials, own_weight, base0, base1, e2, b0, b1, second, q, v, hessian,
+                            low, gradient, step, old, tolerance, starts, best_v, best_low,
                         )  # fmt: skip
-                        for m in range(n_nodes):
-                            work[m] += rows[most, m]
-                    out[to, k] = whole - (log_sum(work, work) - log_determinant(low, q))
-                    exchange(own_y, i, last)
-                    exchange(own_trials, i, last)
-                    exchange(own_weight, i, last)
-                    exchange(base0, i, last)
-                    exchange(base1, i, last)
-                    exchange_rows(b0, i, last, q)
-                    exchange_rows(b1, i, last, q)
+                        # `logs` of the whole group is needed for the rows that follow: the sum goes to `work`
+                        place_nodes(nodes, shifted, v, low, q, step, points, work)
+                        for other in range(size):
+                            row_values(
+                                other, own_y, own_trials, own_weight, base0, base1, e2, b0, b1, second, q, points,
+                                eta0, eta1, rows, most,
+                            )  # fmt: skip
+                            for m in range(n_nodes):
+                                work[m] += rows[most, m]
+                        own_weight[last] /= 1.0 + twice
+                        total = log_sum(work, work) - log_determinant(low, q)
+                        if twice == 1:
+                            copies[to, k] = total - whole
+                        else:
+                            out[to, k] = whole - total
+                    exchange_all(i, last, own_y, own_trials, own_weight, base0, base1, b0, b1, q)
 
     return leave_rows_out

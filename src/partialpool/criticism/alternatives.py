@@ -37,6 +37,8 @@ Priors = Mapping[str, Distribution | str]
 
 #: Shape and scale of the inverse-gamma prior of a variance (in units of the response's), as BUGS examples had it.
 VAGUE = 0.001
+#: What the fit itself is called beside its alternatives.
+AS_FITTED = "as fitted"
 
 
 @dataclass(frozen=True)
@@ -116,21 +118,24 @@ def alternatives(model: Model, wanted: Any) -> list[Alternative]:
     if isinstance(wanted, str):
         wanted = [wanted]
     if isinstance(wanted, Mapping):
-        return [Alternative(name, resolved(model, own)) for name, own in _named(model, wanted).items()]
+        named = _named(model, wanted)
+        if AS_FITTED in named:
+            raise ModelError(
+                f"{AS_FITTED!r} is what the fit itself is called here; give that alternative another name."
+            )
+        return [Alternative(name, resolved(model, own)) for name, own in named.items()]
     if not isinstance(wanted, Sequence) or not wanted:
         raise ModelError(
             f"priors={wanted!r} is not possible: write 'hyper', names out of {', '.join(USUAL)}, or a mapping such as "
             "{'sd(g)': pp.HalfNormal(1)}."
         )
-    return [Alternative(name, resolved(model, usual(model, name))) for name in wanted]
+    found = {known_name(name): name for name in wanted}
+    return [Alternative(name, resolved(model, usual(model, name))) for name in found]
 
 
 def usual(model: Model, name: str) -> dict[str, Distribution]:
     """One of the usual priors for every sd of groups."""
-    known = {key.casefold().replace("-", "").replace("_", ""): key for key in USUAL}
-    key = known.get(str(name).casefold().replace("-", "").replace("_", "").replace(" ", ""))
-    if key is None:
-        raise ModelError(f"There is no alternative prior {name!r}. {did_you_mean(str(name), list(USUAL))}")
+    key = known_name(name)
     own = sd_slots(model)
     if not own:
         raise ModelError(
@@ -138,6 +143,15 @@ def usual(model: Model, name: str) -> dict[str, Distribution]:
             "priors={'beta': pp.Normal(0, 1)}, for example."
         )
     return {slot.name: USUAL[key](default_scale(slot)) for slot in own}
+
+
+def known_name(name: Any) -> str:
+    """A usual prior as it is written here, however the user wrote it."""
+    known = {key.casefold().replace("-", "").replace("_", ""): key for key in USUAL}
+    key = known.get(str(name).casefold().replace("-", "").replace("_", "").replace(" ", ""))
+    if key is None:
+        raise ModelError(f"There is no alternative prior {name!r}. {did_you_mean(str(name), list(USUAL))}")
+    return key
 
 
 def sd_slots(model: Model) -> list[Slot]:
@@ -163,6 +177,11 @@ def _named(model: Model, wanted: Mapping[Any, Any]) -> dict[str, Priors]:
         if isinstance(value, Mapping):
             out[str(name)] = value
         elif isinstance(value, str | Distribution):
+            if _squeezed(str(name)) in addresses:
+                raise ModelError(
+                    f"priors= has a prior ({name!r}) beside something that is none. Give either one dict of priors, or "
+                    f"several by name: {{'first': {{{name!r}: {value}}}, 'second': {{...}}}}."
+                )
             near = get_close_matches(_squeezed(str(name)), addresses, cutoff=0.75)
             if near or "(" in str(name) or not sd_slots(model):
                 raise PriorError(

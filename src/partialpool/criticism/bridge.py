@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.criticism.nodes import Nodes
+from partialpool.criticism.nodes import Nodes, effective_number
 from partialpool.inference.importance import logsumexp
 
 Array = NDArray[np.float64]
@@ -47,7 +47,7 @@ def bridge(full: Nodes, at_full: Array, without: Nodes, at_without: Array) -> Br
         Of the fit of everything (K,) and of the fit without the unit (M,).
     at_full, at_without : (K,) and (M,) log densities of the unit there.
     """
-    sizes = np.array([_effective(full), _effective(without)])
+    sizes = np.array([effective_number(full), effective_number(without)])
     first, second = np.log(sizes / sizes.sum())
     value = float(logsumexp(without.log_weights + at_without))
     if not np.isfinite(value):
@@ -63,8 +63,3 @@ def bridge(full: Nodes, at_full: Array, without: Nodes, at_without: Array) -> Br
     influence = -np.exp(full.log_weights) * np.expm1(below - logsumexp(full.log_weights + below))
     variance = without.variance_of_sum(own)
     return Bridged(value, float(np.sqrt(variance + full.variance_of_sum(influence))), influence, variance)
-
-
-def _effective(nodes: Nodes) -> float:
-    """How many independent, equally weighted nodes these are worth."""
-    return nodes.efficiency / float(np.sum(np.exp(2 * nodes.log_weights)))

@@ -66,12 +66,14 @@ def calibrate(
         keeps the replicates that were finished.
     path : str or Path, optional
         A file to which finished replicates are written. Called again with the same model, seed and options,
-        those in the file are not computed again.
+        those in the file are not computed again. A function `fit` whose own code or numbers have changed is taken
+        for another one; what it calls is not looked at, so begin a new file when that has changed.
     fit : callable, optional
         A function of one argument, the model with a simulated response (``model.design.y``), that returns draws by
         parameter: ``{"sigma": array, ...}`` or a data frame, of shape (draws,) if they are independent, else
-        (chains, draws), which are thinned. It may return some of the parameters, effects (``"Subject[308,Days]"``)
-        and "log likelihood"; or a fit of partialpool. Where it takes an argument `seed` it is given one.
+        (chains, draws), which are thinned. It may return some of the parameters, effects of the smallest and the
+        largest group (``"Subject[308,Days]"``) and "log likelihood"; or a fit of partialpool. Where it takes an
+        argument `seed` it is given one.
     **options
         method, draws, ess, parameterization, as of :func:`partialpool.fit`.
 
@@ -104,7 +106,10 @@ def calibrate(
     failed = [one for one in found if one.failure]
     if len(failed) == len(found):
         raise ModelError(f"None of {len(found)} replicates could be fitted; the first: {failed[0].failure}")
-    return Calibration(plan, wanted, tuple(found))
+    answer = Calibration(plan, wanted, tuple(found))
+    if not answer.quantities:
+        raise ModelError("No quantity was returned by fit= for every data set, so that there is nothing to check.")
+    return answer
 
 
 # -- what was asked ---------------------------------------------------------------------------------------------------
@@ -214,11 +219,14 @@ def _run(plan: Plan, numbers: Sequence[int], cores: int) -> Generator[Replicate 
     def one(number: int) -> Replicate | None:
         return None if stop.is_set() else run(plan, number)
 
+    # the first one alone: kernels are compiled once, and a function that fails is told before others begin
+    first, *others = numbers
+    yield run(plan, first)
     if cores == 1:
-        yield from (run(plan, number) for number in numbers)
+        yield from (run(plan, number) for number in others)
         return
     with ThreadPoolExecutor(min(cores, len(numbers))) as pool:
-        running: set[Future[Replicate | None]] = {pool.submit(one, number) for number in numbers}
+        running: set[Future[Replicate | None]] = {pool.submit(one, number) for number in others}
         try:
             while running:
                 done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)

@@ -74,6 +74,12 @@ class Calibration(Report):
         return np.asarray(np.isfinite(values[:, :, PLACE]).all(axis=0))
 
     @property
+    def _missing(self) -> tuple[str, ...]:
+        """What some replicates have and others have not."""
+        some = np.asarray(np.isfinite(np.stack([one.values for one in self._kept])[:, :, PLACE]).any(axis=0))
+        return tuple(name for name, has, own in zip(self._plan.names, some, self._returned, strict=True) if has > own)
+
+    @property
     def replicates(self) -> int:
         """How many replicates there are, those without a fit left out."""
         return len(self._kept)
@@ -114,7 +120,8 @@ class Calibration(Report):
         verdict; p (adjusted for the number of quantities); cover50, cover80, cover90, cover95: the share of central
         intervals that hold the truth (`coverage` has their errors); bias, the mean of (posterior mean - truth) over
         the posterior sd, and spread, its sd, 1 where the posterior is as wide as its errors; contraction, the
-        share of the prior's variance that the data remove (by medians).
+        share of the prior's variance that the data remove: that of posterior means, over itself and the mean
+        posterior variance, which add up to the prior's variance.
         """
         import pandas as pd
 
@@ -125,16 +132,21 @@ class Calibration(Report):
         own = self._values[:, k]
         p = min(1.0, quantity_p(own[:, PLACE]) * len(self.quantities))
         off = np.abs(own[:, PLACE] - 0.5)
-        z = (own[:, MEAN] - own[:, TRUTH]) / own[:, SD]
-        quartiles = np.quantile(own[:, TRUTH], [0.25, 0.75])
-        prior = float(quartiles[1] - quartiles[0]) / 1.349
-        narrowed = 1 - (float(np.median(own[:, SD])) / prior) ** 2 if prior > 0 else np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = (own[:, MEAN] - own[:, TRUTH]) / own[:, SD]
         return {
             "verdict": verdict(own[:, PLACE], p), "p": p,
             **{f"cover{share}": float((off <= share / 200).mean()) for share in INTERVALS},
-            "bias": float(z.mean()), "spread": float(z.std(ddof=1)),
-            "contraction": np.nan if self.quantities[k] == LOG_LIKELIHOOD else narrowed,
+            "bias": float(z.mean()) if np.isfinite(z).all() else np.nan,
+            "spread": float(z.std(ddof=1)) if np.isfinite(z).all() else np.nan,
+            "contraction": np.nan if self.quantities[k] == LOG_LIKELIHOOD else contraction(own[:, MEAN], own[:, SD]),
         }  # fmt: skip
+
+    @property
+    def shown(self) -> pandas.DataFrame:
+        """The table, to the digits that so many replicates can tell."""
+        digits = {"p": 4, "bias": 2, "spread": 2, "contraction": 2}
+        return self.table.round({**{f"cover{share}": 3 for share in INTERVALS}, **digits})
 
     @cached_property
     def coverage(self) -> pandas.DataFrame:
@@ -219,6 +231,21 @@ class Calibration(Report):
         band = simultaneous_band(self.replicates, 1 - UNCLEAR / len(self.quantities))
         edges = band.places, band.low, band.high
         return pictures.ranks(wanted, verdicts, self._values[:, chosen, PLACE], edges, self._told, ax, figsize)
+
+
+def contraction(means: Array, sds: Array) -> float:
+    """Var(posterior mean) over Var(posterior mean) + E(posterior variance).
+
+    The denominator is the prior's variance (law of total variance) also where the prior is a mixture of wide and narrow
+    ones, as that of a group effect is.
+
+    Examples
+    --------
+    >>> contraction(np.array([-1.0, 1.0]), np.array([1.0, 1.0]))
+    0.5
+    """
+    told, left = float(means.var()), float((sds**2).mean())
+    return told / (told + left) if told + left > 0 else np.nan
 
 
 def normal_scores(places: Array) -> Array:

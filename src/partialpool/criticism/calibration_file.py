@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import CellType, CodeType, FunctionType, TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -138,6 +139,36 @@ def _write(stream: IO[str], content: Mapping[str, Any]) -> None:
         raise StorageError(f"The replicates could not be written: {error.strerror or error}.") from error
 
 
+def code_of(function: Any) -> str:
+    """A function's name and a digest of its own code and of the plain numbers and texts that it keeps."""
+    digest = hashlib.sha256()
+    _feed(digest, function, set())
+    return f"{getattr(function, '__qualname__', type(function).__qualname__)} {digest.hexdigest()[:16]}"
+
+
+def _feed(digest: Any, part: Any, seen: set[int]) -> None:
+    """Functions, their constants, defaults and what they enclose; a function that encloses itself comes once."""
+    if isinstance(part, FunctionType):
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+    if isinstance(part, CodeType):
+        digest.update(part.co_code + " ".join(part.co_names).encode())
+        _feed(digest, part.co_consts, seen)
+    elif isinstance(part, partial):
+        _feed(digest, (part.func, part.args, tuple(part.keywords.values())), seen)
+    elif isinstance(part, FunctionType):
+        cells = [cell.cell_contents for cell in part.__closure__ or () if cell != CellType()]
+        _feed(digest, (part.__code__, part.__defaults__ or (), tuple(cells)), seen)
+    elif isinstance(part, tuple):
+        for own in part:
+            _feed(digest, own, seen)
+    elif part is None or isinstance(part, bool | int | float | complex | str | bytes):
+        digest.update(repr(part).encode() + b",")
+    elif callable(part):
+        _feed(digest, getattr(part, "__func__", None) or getattr(type(part).__call__, "__code__", None), seen)
+
+
 def header(plan: Plan) -> dict[str, Any]:
     """What the replicates of a plan are of; the response of the data plays no part."""
     model, function = plan.model, plan.fit
@@ -152,6 +183,6 @@ def header(plan: Plan) -> dict[str, Any]:
         "kind": KIND, "format": FORMAT, "formula": design.terms.formula,
         "family": [model.family.name, model.family.link], "priors": json.loads(json.dumps(model.priors.to_json())),
         "data": digest.hexdigest(), "seed": plan.seed, "options": {key: repr(own) for key, own in plan.options.items()},
-        "function": None if function is None else getattr(function, "__qualname__", type(function).__qualname__),
+        "function": None if function is None else code_of(function),
         "quantities": list(plan.names), "version": __version__,
     }  # fmt: skip

@@ -9,10 +9,10 @@ the cavity of expectation propagation (Minka 2001; Vehtari and others 2016, Jour
 .. math:: v_{-i} = \frac{v_i}{1 - h_i}, \qquad y_i - m_{-i} = \frac{y_i - m_i}{1 - h_i},
    \qquad \mathrm{Var}(y_i \mid y_{-i}) = \frac{s}{1 - h_i}.
 
-Events (0 or 1) have ``p(y_i | y_{-i}) = 1 / E[1 / p(y_i | y_{-i}, \theta)]``, the group's effect integrated by quadrature
-over what its other rows say (`criticism.loo`). Of a group with one row the cavity leaves the population of groups, where weights 1/p(y_i | draw) would fail. The
-hyperparameters themselves are not learned again without the row, but for sigma, whose part is the step from internally
-to externally studentised residuals.
+Events (0 or 1) have ``p(y_i | y_{-i}) = 1 / E[1 / p(y_i | y_{-i}, theta)]``, the group's effect integrated by
+quadrature over what its other rows say (`criticism.loo`). Of a group with one row the cavity leaves the population of
+groups, where weights 1/p(y_i | draw) would fail. The hyperparameters themselves are not learned again without the row,
+but for sigma, whose part is the step from internally to externally studentised residuals.
 
 The probability-integral transform of row i is ``P(Y_i < y_i)`` to ``P(Y_i <= y_i)`` under that prediction (20 nodes of
 Gauss-Hermite quadrature); where the model is right it is uniform (Czado, Gneiting and Held 2009, Biometrics 65,

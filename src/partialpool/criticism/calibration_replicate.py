@@ -279,7 +279,7 @@ def _from_draws(plan: Plan, answer: Any, truth: Mapping[str, float], rng: np.ran
     for name, given in named.items():
         if name not in plan.names:
             raise FunctionFailed(
-                f"The function given as fit= returned draws of {name!r}, which is no quantity of this model. "
+                f"The function given as fit= returned draws of {name!r}, which is not among what is checked. "
                 f"{did_you_mean(str(name), plan.names)}"
             )
         out[plan.names.index(name)] = ranked(independent(str(name), given), truth[name], rng)

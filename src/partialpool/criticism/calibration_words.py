@@ -72,6 +72,8 @@ def _left_out(found: Calibration) -> list[str]:
             f"first, replicate {found.failures.index[0]}: {first.rstrip('.')}). "
             "Priors that allow impossible data are the usual reason: see model.sample_prior_predictive()."
         )
+    if found._missing:
+        out.append(f"Left out, since not every replicate has them: {_named(list(found._missing))}.")
     engines = found._engines
     if engines:
         ways = listed([f"{name} {count:,}" for name, count in engines.most_common()])
@@ -84,12 +86,31 @@ def _left_out(found: Calibration) -> list[str]:
 def _power(found: Calibration) -> list[str]:
     """How small an error so many replicates could have told."""
     count = found.replicates
-    # the sum of squared normal scores has sd sqrt(2 N); 3 of them, on the scale of the sd
-    width = 3 / math.sqrt(2 * count)
+    small, large = told_sds(count, len(found.quantities))
     return [
-        f"{count:,} replicates tell posterior sds that are off by {100 * width:.0f}% or more; the standard error of a "
-        f"90% interval's coverage is {math.sqrt(0.09 / count):.3f}."
+        f"Nine times in ten, {count:,} replicates catch posterior sds that are {100 * (1 - small):.0f}% too small or "
+        f"{100 * (large - 1):.0f}% too large; the standard error of a 90% interval's coverage is "
+        f"{math.sqrt(0.09 / count):.3f}."
     ]
+
+
+def told_sds(count: int, quantities: int) -> tuple[float, float]:
+    """Posterior sds, as shares of the right one, that are caught in nine of ten runs: too small and too large.
+
+    The sum of `count` squared normal scores is chi-squared, over the square of the share; see `calibration.quantity_p`.
+
+    Examples
+    --------
+    >>> [round(share, 2) for share in told_sds(200, 7)]
+    [0.8, 1.27]
+    """
+    from scipy.special import chdtri
+
+    from partialpool.criticism.calibration import OFF
+
+    tail = OFF / (4 * quantities)
+    least, most = float(chdtri(count, 1 - tail)), float(chdtri(count, tail))
+    return math.sqrt(float(chdtri(count, 0.9)) / most), math.sqrt(float(chdtri(count, 0.1)) / least)
 
 
 def _little(found: Calibration) -> list[str]:
@@ -97,7 +118,8 @@ def _little(found: Calibration) -> list[str]:
     if not weak:
         return []
     return [
-        f"The data say next to nothing of {_named(weak)} (contraction below {LITTLE:g}): the posterior is the prior."
+        f"The data say next to nothing of {_named(weak)} (contraction below {LITTLE:g}): the posterior is nearly the "
+        "prior."
     ]
 
 

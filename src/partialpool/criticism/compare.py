@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MARGINAL = "marginal_likelihood"
 CRITERIA = (*SCORES, MARGINAL)
+FOLDS = 10
 #: What each criterion is called in a heading.
 TITLES = {
     "loo": "leave-one-out", "logo": "leave-one-group-out", "waic": "WAIC", "dic": "DIC", "kfold": "K-fold",
@@ -42,7 +43,7 @@ def compare(
     *,
     factor: str | None = None,
     data: Any = None,
-    folds: int = 10,
+    folds: int = FOLDS,
     by: str | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -110,9 +111,10 @@ def compare(
 
 def _refuse_unused(criterion: str, request: Request) -> None:
     """An option that has no part in a criterion is refused, not dropped."""
-    takes = {"data": ("log_score",), "by": ("kfold",), "factor": ("logo", "kfold", "waic", "dic")}
+    takes = {"data": ("log_score",), "by": ("kfold",), "folds": ("kfold",), "factor": ("logo", "kfold", "waic", "dic")}
     for name, where in takes.items():
-        if getattr(request, name) is not None and criterion not in where:
+        given = request.folds != FOLDS if name == "folds" else getattr(request, name) is not None
+        if given and criterion not in where:
             options = " or ".join(f"criterion={own!r}" for own in where)
             raise ModelError(f"{name}= has no part in criterion={criterion!r}; it belongs to {options}.")
 
@@ -221,7 +223,7 @@ class Comparison(Report):
         """
         from partialpool.present.criticism_compare import differences
 
-        return differences(self._table, f"{TITLES[self.criterion]}: {self._scored.what}", ax, figsize)
+        return differences(self._table, self.title, ax, figsize)
 
 
 def _total_se(pointwise: Any) -> float:

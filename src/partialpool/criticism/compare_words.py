@@ -29,7 +29,9 @@ WEAK, STRONG = 3.0, 20.0
 
 def pointwise_sentences(table: pandas.DataFrame, scored: Scored, criterion: str) -> list[str]:
     """Which model predicts best, how sure that is, what to do about warnings."""
-    out = [*_verdict(table), *_stacking(table)]
+    out = [*(scored.warnings if scored.severe else ()), *_verdict(table), *_stacking(table)]
+    if scored.severe:
+        out[len(scored.warnings)] = f"With so many of them do not believe what follows. {out[len(scored.warnings)]}"
     units = int(table["units"].iloc[0])
     if units < FEW:
         out.append(
@@ -41,7 +43,7 @@ def pointwise_sentences(table: pandas.DataFrame, scored: Scored, criterion: str)
             f"Of {len(table)} models the best looks better than it is, since it was chosen among so many; average them "
             "by the stacking weights rather than take one."
         )
-    out += [*scored.warnings, *_noise(table)]
+    out += [*(() if scored.severe else scored.warnings), *_noise(table)]
     if criterion == "dic":
         out.append(
             "elpd is here -DIC / 2, and DIC takes the posterior for normal; criterion='loo' does not, and costs "

@@ -53,6 +53,11 @@ def _made(check: str, where: str, verdict: str, evidence: str, words: str, mend:
     return Finding(check, COMPUTATION, where, verdict, evidence, "" if good else words, "" if good else mend)
 
 
+def _more(fit: Posterior) -> str:
+    """The call that asks for twice as much, and for enough."""
+    return f"pp.fit(..., ess={max(2 * fit.result.settings.ess, SIZES[0]):.0f})"
+
+
 # -- chains -----------------------------------------------------------------------------------------------------------
 
 
@@ -61,27 +66,30 @@ def _chain_checks(fit: Posterior) -> list[Finding]:
     public = fit.model.hyperparameters.public(result.theta)
     draws = in_chains(np.concatenate([result.beta_mean, public], axis=1), result.chains)
     out: list[Finding] = []
-    longer = f"run it longer, pp.fit(..., ess={2 * result.settings.ess:.0f})"
+    longer = f"run it longer, {_more(fit)}"
+    # NUTS is only run where it is asked for; where 'auto' ends in sampling, there is nothing else to turn to
+    other = "use method='auto', which integrates the group effects out" if fit.accuracy.engine == "nuts" else ""
+    better = f"{other}, or {longer}" if other else longer
     if names:
         rhats = rhat(draws)
         moved = np.isfinite(rhats)
         if not moved.any():
-            out.append(_made("R-hat", names[0], FAIL, "nan", "No chain moved.", "use method='auto'"))
+            out.append(_made("R-hat", names[0], FAIL, "nan", "No chain moved.", other or "check with fit.verify()"))
         else:
             at = int(np.nanargmax(rhats))
             out.append(
                 _made(
                     "R-hat", names[at], graded(float(rhats[at]), *RHATS), f"{rhats[at]:.3f} (up to {MAX_RHAT})",
                     f"The chains do not agree on {names[at]!r}: R-hat {rhats[at]:.3f}.",
-                    f"{longer}, give {names[at]!r} a tighter prior, or use method='auto'",
+                    f"{better}, or give {names[at]!r} a tighter prior",
                 )
             )  # fmt: skip
-            out.append(_size("bulk ESS", names, np.where(moved, ess_bulk(draws), np.nan), "mean", longer))
-            out.append(_size("tail ESS", names, np.where(moved, ess_tail(draws), np.nan), "tails", longer))
-    return out + _effects_agree(fit) + _sampler(fit, longer)
+            out.append(_size("bulk ESS", names, np.where(moved, ess_bulk(draws), np.nan), "mean", better))
+            out.append(_size("tail ESS", names, np.where(moved, ess_tail(draws), np.nan), "tails", better))
+    return out + _effects_agree(fit, better) + _sampler(fit, longer, other)
 
 
-def _effects_agree(fit: Posterior) -> list[Finding]:
+def _effects_agree(fit: Posterior, mend: str) -> list[Finding]:
     """R-hat of the group effects that were sampled: those that were kept, thinned evenly, one chain after another."""
     sampled = fit.result.effects if fit.result.effects is not None else fit.result.draws_root
     chains = fit.result.chains
@@ -98,7 +106,7 @@ def _effects_agree(fit: Posterior) -> list[Finding]:
         _made(
             "R-hat of effects", f"{positions.size:,} group effects", graded(worst, care, RHATS[1]),
             f"{worst:.3f} (up to {care:.2f})", f"The chains do not agree on some group effects: R-hat {worst:.3f}.",
-            "use method='auto', which integrates them out",
+            mend,
         )
     ]  # fmt: skip
 
@@ -110,14 +118,15 @@ def _size(check: str, names: list[str], sizes: Array, of: str, mend: str) -> Fin
     at = int(np.nanargmin(sizes))
     value = float(sizes[at])
     shown = f"{value:,.0f}" if value < 1e6 else "> 1,000,000"
-    error = f"{of} of {names[at]!r} known as well as from {shown} independent draws only"
+    are = "are" if of == "tails" else "is"
     return _made(
         check, names[at], graded(-value, -SIZES[0], -SIZES[1]), f"{shown} (at least {SIZES[0]:.0f})",
-        f"The {error}.", mend,
+        f"The {of} of {names[at]!r} {are} known no better than from {shown} independent draws.", mend,
     )  # fmt: skip
 
 
-def _sampler(fit: Posterior, longer: str) -> list[Finding]:
+def _sampler(fit: Posterior, longer: str, other: str) -> list[Finding]:
+    """Divergences, energy and depth of the trees; `other` is an engine to turn to, or empty."""
     out = []
     statistics, accuracy = fit.result.statistics, fit.accuracy
     if accuracy.divergences is not None:
@@ -128,7 +137,7 @@ def _sampler(fit: Posterior, longer: str) -> list[Finding]:
                 "divergences", "", verdict, f"{count:,} of {total:,} draws",
                 f"{count:,} of {total:,} draws diverged: the sampler could not enter part of the posterior, often near "
                 "an sd of 0.",
-                "use method='auto', which integrates the group effects out, or a prior that keeps sds from 0",
+                f"{other + ', or ' if other else ''}give sds priors that keep them from 0",
             )
         )  # fmt: skip
     energy = statistics.get("energy")
@@ -142,7 +151,7 @@ def _sampler(fit: Posterior, longer: str) -> list[Finding]:
                     "E-BFMI", f"chain {worst + 1}", graded(-value, -ENERGY[0], -ENERGY[1]),
                     f"{value:.2f} (at least {ENERGY[0]})",
                     f"The sampler explores the energy of chain {worst + 1} too slowly (E-BFMI {value:.2f}): tails may "
-                    "be missed.", f"{longer}, or use method='auto'",
+                    "be missed.", f"{other}, or {longer}" if other else longer,
                 )
             )  # fmt: skip
     depth = statistics.get("depth")
@@ -191,7 +200,7 @@ def _weight_checks(fit: Posterior) -> list[Finding]:
         )  # fmt: skip
     if names:
         table = fit.summary()
-        longer = f"ask for more, pp.fit(..., ess={2 * result.settings.ess:.0f})"
+        longer = f"ask for more, {_more(fit)}"
         out.append(_size("bulk ESS", names, table["ess"].to_numpy(dtype=float), "mean", longer))
         out.append(_size("tail ESS", names, tail_sizes(fit), "tails", longer))
     return out

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+#: Rows times draws that the variance of the deviance may take, and the fewest draws.
+MOST_COMPUTED, FEWEST = 100_000_000, 400
+
 
 @dataclass(frozen=True, eq=False)
 class UnitMoments:
@@ -101,10 +104,18 @@ def conditional_total_variance(fit: Posterior) -> float:
     if np.isfinite(found.total_variance):
         return found.total_variance
     source = _row_source(fit)
+    most = max(FEWEST, MOST_COMPUTED // fit.model.design.n_rows)
+    source = replace(source, draws=source.draws[: max(most, 1)] if not fit.result.chains else _thinned(source, most))
     total = np.zeros(len(source.draws))
     for _, own in source.blocks(lambda block: block.sum(axis=0)):
         total += own
     return float(total.var(ddof=1))
+
+
+def _thinned(source: Source, most: int) -> Ints:
+    """Some draws of chains, as far apart as can be."""
+    places = np.linspace(0, len(source.draws) - 1, min(most, len(source.draws)))
+    return np.asarray(source.draws[np.unique(places.astype(np.int64))])
 
 
 def marginal_moments(fit: Posterior) -> UnitMoments | None:

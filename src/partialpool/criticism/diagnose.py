@@ -49,13 +49,13 @@ def diagnose(fit: Posterior) -> Diagnosis:
     ('trust', True)
     """
     findings = [*computation(fit), *weak_spots(fit)]
-    if not fit.accuracy.trusted and all(own.verdict != FAIL for own in findings if own.about == COMPUTATION):
+    if not fit.accuracy.trusted and all(own.verdict == OK for own in findings if own.about == COMPUTATION):
         findings.insert(0, _doubt(fit))
     return Diagnosis(fit, tuple(sorted(findings, key=lambda own: (SEVERITY[own.verdict], own.about != COMPUTATION))))
 
 
 def _doubt(fit: Posterior) -> Finding:
-    """What the engine says of itself where no check here fails."""
+    """What the engine says of itself where no check here finds anything."""
     notes = " ".join(fit.accuracy.notes) or "it gives no reason."
     return Finding(
         "the engine's own doubt", COMPUTATION, fit.accuracy.engine, CARE, "not trusted",
@@ -111,9 +111,7 @@ class Diagnosis(Report):
             mend = f" Mend: {own.mend.rstrip('.')}." if own.mend else ""
             out.append(f"- {own.words}{mend}")
         if len(self.source.model.design.y) != self.source.model.design.n_rows:
-            out.append(
-                "Saved without rows: collinear predictors, rows in groups and the searches in groups were not checked."
-            )
+            out.append(_without_rows(self.source))
         return tuple(out)
 
     def __repr__(self) -> str:
@@ -139,6 +137,18 @@ class Diagnosis(Report):
         return priors_and_posteriors(
             names, prior, posterior, supports, [flagged.get(name, "") for name in names], self.verdict, ax, figsize
         )
+
+
+def _without_rows(fit: Posterior) -> str:
+    """What could not be checked of a fit that was saved without its rows."""
+    left = ["collinear predictors"] if len(fit.model.coefficients.names) > 2 else []
+    if fit.model.design.groups:
+        left.append("rows in groups")
+    if fit.model.latent.leaf is not None and not fit.model.exact and fit.result.effects is None:
+        left.append("searches in groups")
+    if not left:
+        return "Saved without rows, which none of the checks needed."
+    return f"Saved without rows; not checked: {listed(left)}."
 
 
 def _told(verdict: str, findings: tuple[Finding, ...]) -> str:

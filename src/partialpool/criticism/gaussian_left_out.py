@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Seconds (on one core, from sizes alone) that one pass over all units at all nodes may take before nodes are left out.
-BUDGET = 8.0
+BUDGET = 5.0
 FEWEST_NODES = 250
 #: Pieces in which units that lie apart are asked for.
 MOST_RUNS = 8

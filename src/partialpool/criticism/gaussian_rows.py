@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 
 LOG_2PI = float(np.log(2 * np.pi))
 #: Nodes times rows that are visited, the fewest and the most nodes; nodes times rows that are kept between two passes.
-MOST_VISITED, FEWEST, MOST, MOST_KEPT = 20_000_000, 200, 2000, 3_000_000
+MOST_VISITED, FEWEST, MOST, MOST_KEPT = 6_000_000, 100, 2000, 3_000_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ where their k is above 0.7, or too little of the sample is left, the model is fi
 *Coefficients of a Gaussian response.* They are no part of a node: given theta, b is normal with precision Q and
 ``Q m = c`` (`reweight`). Without the group it is normal again, with precision ``Q - F_g`` and linear term ``c - c_g``,
 where F_g and c_g are those of the group's own rows where groups are independent given theta and b; else the other rows'
-own Q and c are computed. Either is done at some nodes only: what leaving the group out changes at a node,
-``m_{-g} - m``, varies little between nodes, and the mean of m itself is taken over all of them.
+own Q and c are computed. Either is done at some nodes only: what is found there goes with m, whose mean over all of
+them is known, and is regressed on it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from partialpool.model import unknown_parameter
 from partialpool.posterior.groups import random_stream
 from partialpool.posterior.predict import need_rows
 from partialpool.posterior.statement import probability
+from partialpool.posterior.summaries import node_weights
 from partialpool.present.report import Report
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ INFLUENCE = 63
 class Without:
     """The answers without one group.
 
-    location : mean of a coefficient, median of another parameter; sd : by parameter; probability : of the conclusion.
+    location : mean of a coefficient, median of another parameter; sd : by parameter; positive : of each coefficient,
+    the probability that it is above 0; probability : of the conclusion.
     """
 
     location: Array
     sd: Array
+    positive: Array
     probability: float = math.nan
 
 
@@ -143,6 +146,23 @@ class _Lookup:
         return np.asarray(self.draws(name))
 
 
+def _above(mean: Array, sd: Array) -> Array:
+    """P(b > 0), of normal distributions or single values."""
+    from scipy.special import ndtr
+
+    spread = sd > 0
+    return np.asarray(np.where(spread, ndtr(mean / np.where(spread, sd, 1.0)), mean > 0), dtype=np.float64)
+
+
+def _controlled(weights: Array, share: Array, own: Array, whole: Array, kept: Ints) -> Array:
+    """The mean of what is known at some nodes only (kept, p), by its regression on what is known at all (K, p)."""
+    with_group = whole[kept]
+    centred = with_group - share @ with_group
+    square = share @ centred**2
+    slope = (share @ (centred * (own - share @ own))) / np.where(square > 0, square, 1.0)
+    return np.asarray(share @ own + slope * (weights @ whole - share @ with_group))
+
+
 def _conditional(fit: Posterior, factor: int, threads: int) -> Conditional:
     if fit.model.exact:
         from partialpool.criticism.gaussian_left_out import GaussianLeftOut
@@ -168,8 +188,10 @@ class _Run:
         if self.model.exact:
             self.coefficients = coefficients_without(self.model, factor, self.nodes.theta)
             self.beta = self.coefficients.mean
+            self.above = _above(self.beta, self.coefficients.sd)
         else:
             self.beta = np.asarray(self.model.coefficients.to_public(self.nodes.gamma))
+            self.above = _above(self.beta, np.zeros_like(self.beta))
         p = self.beta.shape[1]
         self.noise = random_stream(fit, INFLUENCE).standard_normal((DRAWS, p))
 
@@ -214,16 +236,21 @@ class _Run:
         picked = np.sort(systematic_resample(weights, min(count, max(len(weights), 1)), rng))
         if self.coefficients is None:
             mean, sd = weighted_moments(self.beta, weights)
+            positive = weights @ self.above
             draws = self.beta[picked]
         else:
             kept, back = np.unique(picked, return_inverse=True)
             own = self.coefficients.without(self.rows[unit], kept)
             share = np.bincount(back) / len(picked)
-            mean = weights @ self.beta + share @ (own.mean - self.beta[kept])
+            mean = _controlled(weights, share, own.mean, self.beta, kept)
             between = own.mean - share @ own.mean
             sd = np.sqrt(share @ (between**2 + own.sd**2))
+            positive = _controlled(weights, share, _above(own.mean, own.sd), self.above, kept)
             draws = own.mean[back] + np.einsum("kij,kj->ki", own.half[back], self.noise[: len(picked)])
-        return Without(np.concatenate([mean, medians]), np.concatenate([sd, sds]), self._share(draws, picked))
+        return Without(
+            np.concatenate([mean, medians]), np.concatenate([sd, sds]), np.clip(positive, 0.0, 1.0),
+            self._share(draws, picked),
+        )  # fmt: skip
 
     def _hyper(self, weights: Array) -> tuple[Array, Array]:
         if not self.hyper.shape[1]:
@@ -239,13 +266,14 @@ class _Run:
     def _base(self) -> Without:
         """The same of the fit, at the same nodes."""
         weights = np.exp(self.nodes.log_weights - self.nodes.log_weights.max())
-        medians, sds = self._hyper(weights / weights.sum())
+        weights = weights / weights.sum()
+        medians, sds = self._hyper(weights)
         table = self.fit.summary()
         p = self.beta.shape[1]
         share = math.nan if self.conclusion is None else self.fit.probability(self.conclusion)
         return Without(
             np.concatenate([table["mean"].to_numpy()[:p], medians]),
-            np.concatenate([table["sd"].to_numpy()[:p], sds]), share,
+            np.concatenate([table["sd"].to_numpy()[:p], sds]), weights @ self.above, share,
         )  # fmt: skip
 
     def _refits(self, found: list[Without | None], how: list[str]) -> None:
@@ -265,7 +293,8 @@ class _Run:
             table = other.summary()
             location = np.concatenate([table["mean"].to_numpy()[:p], table["q50"].to_numpy()[p:]])
             share = math.nan if self.conclusion is None else other.probability(self.conclusion)
-            found[unit] = Without(location, table["sd"].to_numpy(), share)
+            above = node_weights(other.result) @ _above(other.result.beta_mean, other.result.beta_sd)
+            found[unit] = Without(location, table["sd"].to_numpy(), above, share)
             done += 1
             self.bar.update(done / len(lacking), f"refits without one group ({len(lacking)})")
 
@@ -275,7 +304,8 @@ class _Run:
         import pandas as pd
 
         base, names = self._base(), list(self.fit.parameters)
-        nothing = Without(np.full(len(names), math.nan), np.full(len(names), math.nan))
+        unknown = np.full(len(names), math.nan)
+        nothing = Without(unknown, unknown, np.full(self.beta.shape[1], math.nan))
         own = [one or nothing for one in found]
         location, sd = np.stack([one.location for one in own]), np.stack([one.sd for one in own])
         moved = (location - base.location) / np.where(base.sd > 0, base.sd, 1.0)
@@ -294,7 +324,7 @@ class _Run:
         frame = pd.concat([frame, pd.DataFrame(moved, index=frame.index, columns=names)], axis=1).iloc[order]
         return Influence(
             self.fit, self.model.design.factors[self.factor].name, self.conclusion, frame, base, location[order],
-            sd[order],
+            sd[order], np.stack([one.positive for one in own])[order],
         )  # fmt: skip
 
 
@@ -324,6 +354,7 @@ class Influence(Report):
     _base: Without
     _location: Array
     _sd: Array
+    _positive: Array
 
     @property
     def title(self) -> str:
@@ -355,7 +386,7 @@ class Influence(Report):
                 form = "{:.2f}" if name == "largest" else "{:+.2f}"
                 frame[name] = ["" if math.isnan(value) else form.format(value) for value in frame[name]]
         if "probability" in frame:
-            frame["probability"] = [f"{value:.3f}" for value in frame["probability"]]
+            frame["probability"] = ["" if math.isnan(value) else f"{value:.2f}" for value in frame["probability"]]
         return frame
 
     @cached_property

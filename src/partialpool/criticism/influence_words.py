@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from partialpool.present.tables import decimals_for, number
+from partialpool.criticism.prior_words import turns
+from partialpool.present.tables import decimals_for, listed, number
 
 if TYPE_CHECKING:
     from partialpool.criticism.influence import Influence
 
 #: Groups that are named, and posterior sds from which the sign of a coefficient is one.
 NAMED, SIGN = 3, 1.0
-#: Half a 90% interval, in sds.
-REACH = 1.6449
-#: Probabilities at which a conclusion turns, and the least change that counts.
-TURNS, TURNED = (0.05, 0.5, 0.95), 0.03
+#: P(coefficient > 0) at the ends of a 90% interval, and the least change of it that is told.
+ENDS, TOLD = (0.05, 0.95), 0.02
+#: How many times wider a posterior without a group has to be to be told.
+ALONE = 3.0
 
 
 def sentences(found: Influence) -> Iterator[str]:
@@ -38,6 +39,7 @@ def sentences(found: Influence) -> Iterator[str]:
             f"by {table['largest'].iloc[0]:.2f} posterior sds (from {found._bound:.2f} on it would stand out among "
             f"{len(table)} groups)."
         )
+    yield from _alone(found)
     yield from _signs(found)
     yield from _conclusion(found)
     again = int((table["how"] == "refitted").sum())
@@ -78,10 +80,12 @@ def _signs(found: Influence) -> Iterator[str]:
         mean, sd = float(found._base.location[j]), float(found._base.sd[j])
         if sd == 0:
             continue
-        own, spread = found._location[:, j], found._sd[:, j]
+        own, above = found._location[:, j], found._positive[:, j]
+        clear, before = _clear(found._base.positive[j]), float(found._base.positive[j])
+        told = np.abs(above - before) > TOLD
         turned = np.flatnonzero((own * mean < 0) & (abs(mean) > SIGN * sd))
-        lost = np.flatnonzero(np.abs(own) < REACH * spread) if abs(mean) > REACH * sd else np.empty(0, dtype=int)
-        gained = np.flatnonzero(np.abs(own) > REACH * spread) if abs(mean) < REACH * sd else np.empty(0, dtype=int)
+        lost = np.flatnonzero(told & bool(clear) & ~_clear(above) & ~np.isnan(above))
+        gained = np.flatnonzero(told & (not clear) & _clear(above))
         for kept, text in (
             (turned, f"{name} changes its sign"),
             (lost, f"the 90% interval of {name} reaches over 0; with all groups it does not"),
@@ -92,26 +96,47 @@ def _signs(found: Influence) -> Iterator[str]:
                 break
 
 
+def _clear(above: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether the 90% interval of a coefficient leaves out 0."""
+    return np.asarray((above < ENDS[0]) | (above > ENDS[1]))
+
+
+def _alone(found: Influence) -> Iterator[str]:
+    """Coefficients of which next to nothing is known without one group."""
+    p = len(found.source.model.coefficients.names)
+    for j, name in enumerate(found.source.parameters[:p]):
+        sd, spread = float(found._base.sd[j]), found._sd[:, j]
+        kept = np.flatnonzero(spread > ALONE * sd) if sd > 0 else np.empty(0, dtype=int)
+        if len(kept):
+            decimals = decimals_for(sd)
+            yield (
+                f"Without {_these(found, kept)} the data say next to nothing of {name}: its posterior sd is "
+                f"{number(float(spread[kept].max()), decimals)} instead of {number(sd, decimals)}."
+            )
+
+
 def _these(found: Influence, positions: NDArray[np.int64]) -> str:
-    names = [str(found._table.index[at]) for at in positions[:NAMED]]
+    most = NAMED if len(positions) > NAMED + 1 else NAMED + 1
+    names = [str(found._table.index[at]) for at in positions[:most]]
     more = len(positions) - len(names)
-    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-    return f"{found.factor} {joined}" + (f" (or one of {more} more)" if more else "")
+    return f"{found.factor} {listed(names, 'or')}" + (f" (or one of {more} more)" if more else "")
 
 
 def _conclusion(found: Influence) -> Iterator[str]:
-    if found.conclusion is None:
+    if found.conclusion is None or found._table["probability"].isna().all():
         return
     own = found._table["probability"]
     base = found._base.probability
     low, high = int(np.nanargmin(own)), int(np.nanargmax(own))
     least, most = float(own.iloc[low]), float(own.iloc[high])
+    if f"{least:.2f}" == f"{most:.2f}":
+        yield f"P({found.conclusion}) is {base:.2f}, with all groups and without any one of them."
+        return
     told = (
-        f"P({found.conclusion}) is {base:.3f}; without one group from {least:.3f} ({own.index[low]}) to {most:.3f} "
+        f"P({found.conclusion}) is {base:.2f}; without one group from {least:.2f} ({own.index[low]}) to {most:.2f} "
         f"({own.index[high]})"
     )
-    if round(least, 3) == round(most, 3):
-        yield f"P({found.conclusion}) is {base:.3f}, with all groups and without any one of them."
-        return
-    turns = [t for t in TURNS if min(least, base) < t < max(most, base) and max(most - base, base - least) > TURNED]
-    yield f"{told}: " + ("the conclusion hangs on single groups." if turns else "no single group turns the conclusion.")
+    turned = any(turns(base, float(value)) for value in own)
+    yield f"{told}: " + (
+        "the conclusion hangs on single groups." if turned else "no single group turns the conclusion."
+    )

@@ -11,7 +11,7 @@ effects, D their inverse variances and :math:`A_g = Z_g' D Z_g`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,9 +36,9 @@ Ints = NDArray[np.int64]
 
 LOG_2PI = float(np.log(2 * np.pi))
 #: Rows (or groups) times draws that are computed in all, the fewest draws, and numbers of one block.
-MOST_COMPUTED, FEWEST, BLOCK = 200_000_000, 400, 4_000_000
-#: Passes over the rows that quadrature may take in all, in rows times quadrature nodes; numbers that are kept.
-MOST_WORK, MOST_KEPT = 4_000_000_000, 20_000_000
+MOST_COMPUTED, FEWEST, BLOCK = 50_000_000, 400, 4_000_000
+#: What quadrature may take in all, in evaluations of rows; numbers that are kept; nodes.
+MOST_WORK, MOST_KEPT, MOST_NODES = 400_000_000, 20_000_000, 4000
 
 
 class LeafBlocks(Protocol):
@@ -193,17 +193,35 @@ def _grouped(left: Array, z: Array, count: Array, known: Array, scale: Array, la
     own = np.add.reduceat(zw[:, :, None] * z[:, None, :], starts, axis=0)
     square = np.add.reduceat(weight[:, None] * left * left, starts, axis=0) / scale
     t = np.stack([np.add.reduceat(zw[:, j : j + 1] * left, starts, axis=0) for j in range(z.shape[1])]) / scale
-    if z.shape[1] == 1:
-        whitened = 1 + own[:, 0, 0][:, None] * lam[:, 0, 0] ** 2 / scale
-        half = np.log(whitened)
-        explained = (lam[:, 0, 0] * t[0]) ** 2 / whitened
-    else:
-        matrix = np.einsum("dji,gjk,dkl->gdil", lam, own, lam, optimize=True) / scale[None, :, None, None]
-        low = np.linalg.cholesky(matrix + np.eye(z.shape[1]))
-        half = 2 * np.log(np.einsum("gdii->gdi", low)).sum(axis=2)
-        moved = np.linalg.solve(low, np.einsum("dji,jgd->gdi", lam, t)[..., None])[..., 0]
-        explained = (moved**2).sum(axis=2)
-    return np.asarray(-0.5 * (constant[:, None] + rows[:, None] * np.log(scale) + half + square - explained))
+    log_determinant, explained = _solved(own, lam, t, scale)
+    return np.asarray(-0.5 * (constant[:, None] + rows[:, None] * np.log(scale) + log_determinant + square - explained))
+
+
+def _solved(own: Array, lam: Array, t: Array, scale: Array) -> tuple[Array, Array]:
+    """log|M| and t' Lambda M^-1 Lambda' t, M = Lambda' A Lambda + I, (groups, draws).
+
+    By Cholesky's algorithm over the few effects of a group, for all groups and draws at once: LAPACK is slow on
+    millions of such small matrices.
+    """
+    q = lam.shape[1]
+    low: dict[tuple[int, int], Array] = {}
+    right: list[Array] = []
+    log_determinant, explained = np.zeros(t.shape[1:]), np.zeros(t.shape[1:])
+    for i in range(q):
+        value = np.einsum("jgd,dj->gd", t, lam[:, :, i])
+        for j in range(i + 1):
+            # (Lambda' A Lambda)_ij is linear in the products of Lambda's entries
+            products = np.einsum("da,db->abd", lam[:, :, i], lam[:, :, j]).reshape(q * q, -1)
+            entry = own.reshape(-1, q * q) @ (products / scale) + (i == j)
+            for k in range(j):
+                entry -= low[i, k] * low[j, k]
+            low[i, j] = np.sqrt(entry) if i == j else entry / low[j, j]
+        for k in range(i):
+            value -= low[i, k] * right[k]
+        right.append(value / low[i, i])
+        log_determinant += 2 * np.log(low[i, i])
+        explained += right[i] ** 2
+    return log_determinant, explained
 
 
 # -- other rows -------------------------------------------------------------------------------------------------------
@@ -218,7 +236,7 @@ class QuadratureLeaf:
     def __post_init__(self) -> None:
         self.conditional = leaf_conditional(self.fit)
         density = self.conditional.density
-        affordable = min(MOST_WORK // max(density.work, 1), MOST_KEPT // max(density.rows.n_groups, 1))
+        affordable = min(MOST_WORK // max(density.work, 1), MOST_KEPT // max(density.rows.n_groups, 1), MOST_NODES)
         self.nodes = nodes_of_fit(self.fit, max(FEWEST // 4, affordable))
         self.weights = np.exp(self.nodes.log_weights)
         self.efficiency = self.nodes.efficiency
@@ -255,9 +273,9 @@ class QuadratureLeaf:
 
     def at_means(self) -> Array:
         """(G,) at posterior means."""
-        nodes: Sequence[Array] = (self.nodes.theta, self.nodes.gamma, self.nodes.root)
-        theta, gamma, root = (self.weights @ part for part in nodes)
-        return self._at(theta, gamma, root)
+        every = nodes_of_fit(self.fit)
+        weights = np.exp(every.log_weights)
+        return self._at(weights @ every.theta, weights @ every.gamma, weights @ every.root)
 
     def _at(self, theta: Array, gamma: Array, root: Array) -> Array:
         own = self.conditional.unpack(theta, gamma, root)

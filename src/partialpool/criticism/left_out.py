@@ -18,7 +18,8 @@ they were independent).
 
 *Refits.* Where k is above 0.7 or the error above 0.03 the unit is really left out: the model is fitted to the other
 rows (under the same priors and in the same columns), and the nodes of both fits together give the value by bridge
-sampling (`criticism.bridge`).
+sampling (`criticism.bridge`). Where many errors are above 0.03 and their k are sound, the posterior of everything is
+first computed with more nodes.
 
 *In sample.* The `Conditional` also knows :math:`p(y_i^* = y_i | y, s)`, the density of a copy of the unit, given
 everything. The sum of its logs less that of the units left out is what `p_eff` reports: how many parameters the fit
@@ -36,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.algebra.psis import in_sample, leave_out
-from partialpool.criticism.nodes import Nodes, nodes_of_fit
-from partialpool.criticism.refits import refit_units
+from partialpool.criticism.nodes import Nodes, effective_number, nodes_of_fit
+from partialpool.criticism.refits import better_known, refit_units
 from partialpool.errors import ModelError
 from partialpool.inference.base import GOOD_K
 from partialpool.inference.progress import Progress
@@ -52,6 +53,9 @@ Ints = NDArray[np.int64]
 
 #: Monte Carlo standard error of a unit's log density above which the unit is really left out.
 MOST_ERROR = 0.03
+#: Units with too large an error that are refitted one by one; where there are more, the posterior of everything is
+#: first made better known, so many times at most.
+FEW, MOST_TIMES = 8, 20.0
 #: Numbers, nodes times units, of one block: 2 or 3 arrays of that size are in memory at a time.
 BLOCK_NUMBERS = 20_000_000
 
@@ -165,6 +169,11 @@ def left_out(
     nodes = nodes_of_fit(fit, conditional.most_nodes)
     with Progress(progress) as bar:
         found = _by_importance(conditional, nodes, cores, bar)
+        size = _better_size(found, nodes, conditional.most_nodes)
+        if size:
+            bar.update(None, "a better known posterior")
+            nodes = nodes_of_fit(better_known(fit, size, cores), conditional.most_nodes)
+            found = _by_importance(conditional, nodes, cores, bar)
         refits = refit_units(fit, conditional, nodes, found.poor, found.error, MOST_ERROR, cores, bar)
     elpd, error, refitted = found.elpd.copy(), found.error.copy(), np.zeros(conditional.units, dtype=bool)
     influence, alone = found.influence.copy(), 0.0
@@ -183,6 +192,18 @@ def left_out(
         elpd, error, found.pareto_k, refitted, doubtful, found.inside,
         math.sqrt(nodes.variance_of_sum(influence) + alone), len(nodes.theta), refits.interrupted,
     )  # fmt: skip
+
+
+def _better_size(found: _Importance, nodes: Nodes, most_nodes: int) -> float:
+    """The effective sample size of the posterior that mends most Monte Carlo errors that are too large; 0 for none.
+
+    Many units whose weights are sound but whose errors are too large need more nodes, not a refit each.
+    """
+    errors = found.error[[unit for unit in found.poor if found.pareto_k[unit] <= GOOD_K]]
+    if len(errors) <= FEW or len(nodes.theta) >= most_nodes:
+        return 0.0
+    factor = 1.3 * float(np.quantile(errors, 0.9) / MOST_ERROR) ** 2
+    return effective_number(nodes) * min(max(factor, 2.0), MOST_TIMES)
 
 
 def checked_threads(fit: Posterior, threads: int | None) -> int:

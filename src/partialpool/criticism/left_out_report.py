@@ -47,8 +47,8 @@ class LeftOut(Report):
     >>> from partialpool.criticism.loo import loo
     >>> fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1)
     >>> left = loo(fit)
-    >>> left.table.columns.tolist(), left.elpd.round()
-    (['elpd', 'se', 'pareto_k', 'refitted'], -863.0)
+    >>> left.table.columns.tolist(), round(left.elpd)
+    (['elpd', 'se', 'pareto_k', 'refitted'], -862)
     """
 
     source: Posterior
@@ -143,7 +143,7 @@ class LeftOut(Report):
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """How much of it rests on importance weights, which units are predicted worst, and how far to trust it."""
-        return tuple(sentence for sentence in (self._how(), self._worst(), self._trust()) if sentence)
+        return tuple(sentence for sentence in (self._how(), self._worst(), self._trust(), self._terms()) if sentence)
 
     def _how(self) -> str:
         count, found = self.units, self.pointwise
@@ -199,6 +199,13 @@ class LeftOut(Report):
         why = "the refits were stopped" if found.interrupted else "a refit was not possible or not good enough"
         which = self._named(np.flatnonzero(found.doubtful))
         return f"{told}, but for {doubtful:,} ({which}) whose value is not to be relied on: {why}."
+
+    def _terms(self) -> str:
+        unit = "row" if self.factor is None else self.factor
+        counted = "" if math.isnan(self.p_eff) else "; p_eff: how many parameters the fit spends on its own data"
+        if counted and self.factor is not None:
+            counted += ", effects of the groups left out not counted"
+        return f"elpd: the sum of log p({unit} | all others), its se for other data of this kind{counted}."
 
     # -- plot ---------------------------------------------------------------------------------------------------------
 

@@ -45,8 +45,8 @@ def loo(fit: Posterior, *, threads: int | None = None, progress: bool | None = N
     >>> import partialpool as pp
     >>> fit = pp.fit("Reaction ~ Days + (Days | Subject)", pp.datasets.load("sleepstudy"), seed=1)
     >>> left = loo(fit)
-    >>> left.elpd.round(), bool(left.mc_error < 0.2)
-    (-863.0, True)
+    >>> round(left.elpd), bool(left.mc_error < 0.2)
+    (-862, True)
     """
     need_rows(fit, "loo()")
     cores = checked_threads(fit, threads)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.inference.diagnostics import ess_bulk
-from partialpool.inference.importance import effective_sample_size
+from partialpool.inference.importance import effective_sample_size, systematic_resample
 from partialpool.model import Model
 from partialpool.posterior.effects import nodes_of
-from partialpool.posterior.groups import NODES, chosen_positions, effect_draws, random_stream
+from partialpool.posterior.groups import NODES, effect_draws, random_stream
 from partialpool.posterior.summaries import in_chains, node_weights
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 
 #: Nodes of a refit whose groups must be matched to those of the whole model, one by one.
 MATCHED_NODES = 4000
+#: Pareto k of a fit's own weights above which equally weighted nodes are picked, and how many of them at least.
+HEAVY_K, FEWEST_EQUAL = 0.5, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,13 @@ class Nodes:
         return float(np.sum(influence**2) / self.efficiency)
 
 
+def effective_number(nodes: Nodes) -> float:
+    """How many independent, equally weighted nodes these are worth."""
+    return nodes.efficiency / float(np.sum(np.exp(2 * nodes.log_weights)))
+
+
 def nodes_of_fit(fit: Posterior, most: int | None = None) -> Nodes:
-    """The nodes of a fit, or a systematic resample of them where they are more than `most`.
+    """The nodes of a fit, or a systematic resample where they are more than `most` or their weights have a heavy tail.
 
     Parameters
     ----------
@@ -74,15 +81,19 @@ def nodes_of_fit(fit: Posterior, most: int | None = None) -> Nodes:
         return _of_chains(fit, most)
     result = fit.result
     weights = node_weights(result)
-    count = int((weights > 0).sum()) if most is None else max(1, min(most, int((weights > 0).sum())))
-    positions, own = chosen_positions(fit, count)
-    theta, gamma, root = _parts(fit, positions)
+    positions = np.flatnonzero(weights > 0)
     kish = float(effective_sample_size(result.log_weights))
     have = min([kish, *fit.accuracy.ess.values()]) if fit.accuracy.surrogate_error is not None else kish
-    efficiency = min(1.0, have / kish)
-    if int((weights > 0).sum()) > count:  # the nodes picked vary around those at hand, and these around the posterior
-        efficiency = 1 / (1 + count / max(have, 1.0))
-    return Nodes(theta, gamma, root, np.log(own / own.sum()), 0, efficiency)
+    k = fit.accuracy.pareto_k
+    count = len(positions) if most is None else max(1, min(most, len(positions)))
+    if k is not None and k > HEAVY_K:  # the tail of the fit's own weights would hide that of a unit's
+        count = min(count, max(FEWEST_EQUAL, int(2 * kish)))
+    if count == len(positions):
+        return Nodes(*_parts(fit, positions), np.log(weights[positions]), 0, min(1.0, have / kish))
+    # A node may be picked several times: weights that are whole numbers would look like a heavy tail. The nodes picked
+    # vary around those at hand, and these around the posterior.
+    picked = np.sort(systematic_resample(weights, count, random_stream(fit, NODES)))
+    return Nodes(*_parts(fit, picked), np.full(count, -math.log(count)), 0, 1 / (1 + count / max(have, 1.0)))
 
 
 def _parts(fit: Posterior, positions: Ints) -> tuple[Array, Array, Array]:

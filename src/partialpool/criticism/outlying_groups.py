@@ -17,6 +17,10 @@ so that the fit's nodes, weighted anew, give the cross-validatory probability of
 
 the "mixed" p-value of Marshall and Spiegelhalter (2007, Bayesian Analysis 2, 409-444) with the group left out. Unlike
 a posterior predictive p-value it is uniform where the model is right: an outlying group does not make room for itself.
+With few groups the prior of tau matters: a flat one predicts groups further out than there are for any one tau. The
+nodes are therefore weighted by ``tau / (tau^2 + s^2)`` too, Jeffreys' prior of the variance tau^2 + s^2 over a flat one
+of tau (s^2 the median of the groups'), with which probabilities of prediction are frequencies: exactly, for a normal
+sample; Datta, Mukerjee, Ghosh and Sweeting 2000, Annals of Statistics 28, 1414-1426, for such priors in general.
 Each effect of a group (intercept, slope) is looked at by itself. The largest of J groups has the p-value
 ``1 - (1 - min p_j)^J``.
 """
@@ -24,27 +28,25 @@ Each effect of a group (intercept, slope) is looked at by itself. The largest of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.criticism.replicates import Replicates, theta_basis
 from partialpool.inference.gaussian import GaussianMarginal
-from partialpool.inference.importance import normalise
 from partialpool.levels.exchangeability import _typical
-from partialpool.posterior.groups import factor_terms, layout_of, sds_at
+from partialpool.posterior.groups import chosen_positions, factor_terms, layout_of, sds_at, seconds_per_node
 
 if TYPE_CHECKING:
     from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 
-#: Numbers, groups times nodes, of one batch; nodes at most.
-BATCH, MOST_NODES = 4_000_000, 4000
-#: Least share of the prior's variance that a group's rows must take off, in units of its Monte Carlo error where the
-#: variance is one of draws, for the group to be judged.
-LEAST = 1e-6
+#: Numbers, groups times nodes, of one batch; seconds (estimated) that all nodes may cost; fewest and most nodes.
+BATCH, BUDGET, FEWEST_NODES, MOST_NODES = 4_000_000, 0.5, 64, 4000
+#: Least share of the prior's variance that a group's rows must take off at a node for the node to count.
+LEAST = 1e-9
 #: Groups from which the largest is judged.
 FEWEST_GROUPS = 4
 
@@ -74,111 +76,165 @@ def group_effects(replicates: Replicates, factor: int) -> list[GroupEffects]:
     fit = replicates.fit
     if len(fit.model.design.factors[factor].labels) < FEWEST_GROUPS:
         return []
-    mean, variance, prior, least = own_moments(replicates, factor)
-    theta, log_weights = _nodes(fit)
-    spread = sds_at(fit, theta, factor)
+    evidence = own_evidence(replicates, factor)
     out = []
     for k, term in enumerate(factor_terms(fit.model.design, factor)):
-        left = prior[k] - variance[:, k]
-        known = left > least * prior[k]
-        ratio = np.where(known, prior[k] / np.where(known, left, 1.0), np.nan)
-        own, error = mean[:, k] * ratio, np.sqrt(variance[:, k] * ratio)
-        p = left_out_p(own, error**2, spread[:, k] ** 2, log_weights)
-        out.append(_judged(fit, factor, term, own, error, p))
+        own, square, spread = evidence.own[:, :, k], evidence.square[:, :, k], evidence.spread[:, k]
+        weights = evidence.log_weights + _matching(spread, square)
+        out.append(_judged(fit, factor, term, left_out_p(own, square, spread**2, weights)))
     return out
 
 
-def _judged(fit: Posterior, factor: int, term: str, own: Array, error: Array, p: Array) -> GroupEffects:
+def _matching(spread: Array, square: Array) -> Array:
+    """Log weights (K,) of nodes for which predicted probabilities are frequencies."""
+    known = square[np.isfinite(square)]
+    typical = float(np.median(known)) if known.size else 0.0
+    safe = np.maximum(spread, 1e-150)
+    return np.asarray(np.log(safe) - np.log(safe**2 + typical))
+
+
+def _judged(fit: Posterior, factor: int, term: str, found: LeftOutGroups) -> GroupEffects:
     from scipy.special import ndtri
 
+    p = found.p
     known = np.isfinite(p)
-    score = np.where(known, -np.sign(own) * ndtri(np.where(known, np.maximum(p, 1e-300), 1.0) / 2), np.nan)
+    size = -ndtri(np.where(known, np.maximum(p, 1e-300), 1.0) / 2)
+    score = np.where(known, np.sign(found.own) * size, np.nan)
     judged = int(known.sum())
     name = fit.model.design.factors[factor].name
     if not judged:
-        return GroupEffects(name, term, own, error, score, p, -1, float("nan"), 0)
+        return GroupEffects(name, term, found.own, found.error, score, p, -1, float("nan"), 0)
     largest = int(np.nanargmin(p))
-    return GroupEffects(
-        name, term, own, error, score, p, largest, float(-np.expm1(judged * np.log1p(-min(p[largest], 1 - 1e-16)))),
-        judged,
-    )  # fmt: skip
+    all_of_them = float(-np.expm1(judged * np.log1p(-min(p[largest], 1 - 1e-16))))
+    return GroupEffects(name, term, found.own, found.error, score, p, largest, all_of_them, judged)
 
 
-def left_out_p(own: Array, square: Array, variance: Array, log_weights: Array) -> Array:
-    """p_j (J,) from own estimates (J,), their squared errors (J,), and nodes of tau^2 (K,) with log weights (K,).
+class LeftOutGroups(NamedTuple):
+    """p (J,) with the group left out, its own estimate and the estimate's standard error, averaged over the nodes."""
+
+    p: Array
+    own: Array
+    error: Array
+
+
+def left_out_p(own: Array, square: Array, variance: Array, log_weights: Array) -> LeftOutGroups:
+    """Of own estimates and their squared errors, (J,) or (K, J), at nodes of tau^2 (K,) with log weights (K,).
 
     Examples
     --------
-    >>> left_out_p(np.array([0.0, 1.96]), np.zeros(2), np.ones(1), np.zeros(1)).round(3).tolist()
+    >>> left_out_p(np.array([0.0, 1.96]), np.zeros(2), np.ones(1), np.zeros(1)).p.round(3).tolist()
     [1.0, 0.05]
     """
     from scipy.special import ndtr
 
-    out = np.full(len(own), np.nan)
-    known = np.flatnonzero(np.isfinite(own) & np.isfinite(square))
-    size = max(1, BATCH // len(variance))
-    for start in range(0, len(known), size):
-        part = known[start : start + size]
-        total = np.maximum(variance + square[part, None], 1e-300)
-        chi = own[part, None] ** 2 / total
-        logs = log_weights + 0.5 * np.log(total) + 0.5 * chi
-        weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        # Truncated importance weights (Ionides 2008): no node may count for all.
-        weights = np.minimum(weights, np.sqrt(len(variance)) / len(variance) if len(variance) > 1 else 1.0)
-        weights /= weights.sum(axis=1, keepdims=True)
-        out[part] = np.einsum("jk,jk->j", weights, 2 * ndtr(-np.sqrt(chi)))
-    return np.asarray(np.minimum(out, 1.0))
+    own, square = np.atleast_2d(own), np.atleast_2d(square)
+    groups, count = own.shape[1], len(variance)
+    out = np.full((3, groups), np.nan)
+    size = max(1, BATCH // count)
+    for start in range(0, groups, size):
+        part = slice(start, min(start + size, groups))
+        t, s2 = own[:, part], square[:, part]
+        known = np.isfinite(t) & np.isfinite(s2)
+        total = np.maximum(variance[:, None] + np.where(known, s2, 0.0), 1e-300)
+        t = np.where(known, t, 0.0)
+        chi = t**2 / total
+        logs = np.where(known, log_weights[:, None] + 0.5 * np.log(total) + 0.5 * chi, -np.inf)
+        top = logs.max(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = np.exp(logs - np.where(np.isfinite(top), top, 0.0))
+            weights /= weights.sum(axis=0)
+            # Truncated importance weights (Ionides 2008): no node may count for all.
+            weights = np.minimum(weights, count**-0.5)
+            weights /= weights.sum(axis=0)
+        tails = 2 * ndtr(-np.sqrt(chi))
+        out[:, part] = [(weights * tails).sum(axis=0), (weights * t).sum(axis=0),
+                        np.sqrt((weights * np.where(known, s2, 0.0)).sum(axis=0))]  # fmt: skip
+    return LeftOutGroups(np.minimum(out[0], 1.0), out[1], out[2])
 
 
-def _nodes(fit: Posterior) -> tuple[Array, Array]:
-    """theta (K, d) and normalised log weights (K,) of the fit's nodes, evenly thinned where they are very many."""
-    weights = normalise(fit.result.log_weights)
-    kept = np.flatnonzero(weights > 0)
-    if len(kept) > MOST_NODES:
-        kept = kept[np.linspace(0, len(kept) - 1, MOST_NODES).astype(int)]
-    return fit.result.theta[kept], np.log(weights[kept])
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What each group's own rows say of its effects, at nodes.
+
+    own, square : (K, J, q) or (1, J, q), t and s^2; nan where a group's rows tell nothing. spread : (K, q) tau.
+    log_weights : (K,) of the nodes.
+    """
+
+    own: Array
+    square: Array
+    spread: Array
+    log_weights: Array
 
 
-def own_moments(replicates: Replicates, factor: int) -> tuple[Array, Array, Array, float]:
-    """Mean and variance (J, q) of the effects' posterior at typical hyperparameters, their prior variance (q,).
+def own_evidence(replicates: Replicates, factor: int) -> Evidence:
+    """That of a factor's groups.
 
-    And the least share of the prior's variance by which they must differ to be judged. Of a Gaussian response they are
-    exact; of the leaf of others given the coefficients too; else those of draws, the hyperparameters' part taken off.
+    Of a Gaussian response at each node, the coefficients integrated out; of the leaf of other responses at each node
+    of hyperparameters, coefficients and root, by quadrature; of other factors at typical hyperparameters, by draws.
     """
     fit = replicates.fit
     if fit.model.exact:
-        theta = _typical(fit)
-        positions = layout_of(fit.model).effects_of(factor)
-        found = GaussianMarginal(fit.model, threads=fit.result.settings.threads).moments(theta)
-        return (
-            found.u_mean[0][positions], np.maximum(found.u_var[0][positions], 0.0), sds_at(fit, theta, factor)[0] ** 2,
-            LEAST,
-        )  # fmt: skip
-    theta = _typical(fit)
-    prior = sds_at(fit, theta, factor)[0] ** 2
+        return _of_gaussian(fit, factor)
     if factor == fit.model.latent.leaf:
-        return (*_leaf_moments(fit, theta), prior, LEAST)
+        return _of_leaf(fit, factor)
+    theta = fit.result.draws_theta[replicates.draws]
+    mean, variance = _moments_of_draws(replicates, factor)
+    prior = sds_at(fit, _typical(fit), factor) ** 2
+    own, square = _own(mean[None], variance[None], prior, 4 * np.sqrt(2 / replicates.count))
+    return Evidence(own, square, sds_at(fit, theta, factor), np.zeros(len(theta)))
+
+
+def _own(mean: Array, variance: Array, prior: Array, least: float) -> tuple[Array, Array]:
+    """t and s^2 from the posterior's means and variances (K, J, q) and the prior's variances (K, q)."""
+    left = prior[:, None, :] - variance
+    known = left > least * prior[:, None, :]
+    ratio = np.where(known, prior[:, None, :] / np.where(known, left, 1.0), np.nan)
+    return mean * ratio, variance * ratio
+
+
+def _of_gaussian(fit: Posterior, factor: int) -> Evidence:
+    positions = layout_of(fit.model).effects_of(factor)
+    size = layout_of(fit.model).n_effects
+    at, weights = chosen_positions(fit, _affordable(seconds_per_node(fit), size))
+    theta = fit.result.theta[at]
+    marginal = GaussianMarginal(fit.model, threads=fit.result.settings.threads)
+    mean, variance = np.empty((len(at), *positions.shape)), np.empty((len(at), *positions.shape))
+    step = max(fit.result.settings.threads, BATCH // max(size, 1))
+    for start in range(0, len(at), step):
+        part = slice(start, start + step)
+        found = marginal.moments(theta[part])
+        mean[part], variance[part] = found.u_mean[:, positions], np.maximum(found.u_var[:, positions], 0.0)
+    spread = sds_at(fit, theta, factor)
+    return Evidence(*_own(mean, variance, spread**2, LEAST), spread, np.log(weights))
+
+
+def _of_leaf(fit: Posterior, factor: int) -> Evidence:
+    from partialpool.posterior.effects import _some_draws, leaf_conditional, nodes_of
+
+    conditional = leaf_conditional(fit)
+    count = _affordable(conditional.seconds, conditional.groups * conditional.q)
+    if fit.result.effects is None:
+        at, weights = chosen_positions(fit, count)
+        theta, gamma, root = (part[at] for part in nodes_of(fit))
+    else:
+        theta, gamma, root = _some_draws(fit, count)
+        weights = np.full(len(theta), 1 / len(theta))
+    mean, variance = conditional.moments(theta, gamma, root)
+    spread = sds_at(fit, theta, factor)
+    return Evidence(*_own(mean, variance, spread**2, LEAST), spread, np.log(weights))
+
+
+def _affordable(seconds: float, effects: int) -> int:
+    """Nodes at which to look, from the sizes alone."""
+    return int(np.clip(min(BUDGET / seconds, BATCH / max(effects, 1)), FEWEST_NODES, MOST_NODES))
+
+
+def _moments_of_draws(replicates: Replicates, factor: int) -> tuple[Array, Array]:
+    """Mean and variance (J, q) of draws of the effects, what goes with the hyperparameters taken off."""
     drawn = replicates.known_effects[factor]
     basis = theta_basis(replicates.theta)
     centre = drawn.mean(axis=2)
     centred = drawn - centre[:, :, None]
     sums = centred @ basis
-    count = replicates.count
-    variance = ((centred**2).sum(axis=2) - (sums**2).sum(axis=2)) / max(count - basis.shape[1], 1)
-    return centre, np.maximum(variance, 0.0), prior, 4 * np.sqrt(2 / count)
-
-
-def _leaf_moments(fit: Posterior, theta: Array) -> tuple[Array, Array]:
-    """The leaf's effects at typical hyperparameters, mean coefficients and mean effects of the root."""
-    from partialpool.posterior.effects import _some_draws, leaf_conditional, nodes_of
-    from partialpool.posterior.summaries import node_weights
-
-    conditional = leaf_conditional(fit)
-    if fit.result.effects is None:
-        weights = node_weights(fit.result)
-        gamma, root = (weights @ part for part in nodes_of(fit)[1:])
-    else:
-        gamma, root = (part.mean(axis=0) for part in _some_draws(fit, 256)[1:])
-    mean, variance = conditional.moments(theta, gamma[None, :], root[None, :])
-    return mean[0], variance[0]
+    variance = ((centred**2).sum(axis=2) - (sums**2).sum(axis=2)) / max(replicates.count - basis.shape[1], 1)
+    return centre, np.maximum(variance, 0.0)

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class PlainLoo:
-    """By row elpd and pareto_k, each (n,); the sum `total`, its standard error `se` over the rows, effective number `p`."""
+    """By row elpd and pareto_k, each (n,); the sum `total`, its error `se` over the rows, effective number `p`."""
 
     elpd: Array
     pareto_k: Array

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.criticism.alternatives import (
+    AS_FITTED,
     Alternative,
     InverseGammaVariance,
     alternatives,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-AS_FITTED, REWEIGHTED, REFITTED, FAILED = "as fitted", "reweighted", "refitted", "failed"
+REWEIGHTED, REFITTED, FAILED = "reweighted", "refitted", "failed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,9 +316,16 @@ class PriorSensitivity(Report):
         return draw(names, [answer.name for answer in kept], [answer.how for answer in kept], values, ax, figsize)
 
 
+def changed_parameters(table: PriorSensitivity) -> list[str]:
+    """The parameters whose own priors some alternative changes."""
+    changed = set(table.priors["parameter"])
+    slots = table.source.model.priors.slots
+    within = {name for slot in slots if slot.kind == "cor" and slot.name in changed for name in slot.addresses}
+    return [name for name in table.source.parameters if name in changed | within]
+
+
 def _default_names(table: PriorSensitivity) -> list[str]:
-    sds = [slot.name for slot in sd_slots(table.source.model)]
-    changed = [name for name in table.source.parameters if name in set(table.priors["parameter"])]
+    sds, changed = [slot.name for slot in sd_slots(table.source.model)], changed_parameters(table)
     return (sds or changed or list(table.source.parameters))[:6]
 
 

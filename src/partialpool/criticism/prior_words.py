@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partialpool.criticism.alternatives import InverseGammaVariance, sd_slots
-from partialpool.present.tables import decimals_for, number
+from partialpool.present.tables import decimals_for, listed, number
 from partialpool.spec.distributions import Flat, Uniform
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ def overview(table: PriorSensitivity) -> pandas.DataFrame:
 
 
 def _sds(table: PriorSensitivity) -> list[str]:
+    from partialpool.criticism.prior_table import changed_parameters
+
     own = [slot.name for slot in sd_slots(table.source.model)]
-    changed = [name for name in table.source.parameters if name in set(table.priors["parameter"])]
-    names = list(dict.fromkeys([*own, *changed]))
+    names = list(dict.fromkeys([*own, *changed_parameters(table)]))
     if len(names) <= MOST_SDS:
         return names
     moved = table._table["moved"].abs().groupby(level="quantity").max()
@@ -89,11 +90,11 @@ def sentences(table: PriorSensitivity) -> list[str]:
             still.append(answer.name)
     if still:
         out.append(
-            f"Under {_listed(still)} no parameter moves by more than {TOLD} posterior sds, no average shrinkage by "
+            f"Under {listed(still)} no parameter moves by more than {TOLD} posterior sds, no average shrinkage by "
             f"more than {TOLD_SHRINKAGE}."
         )
     if same:
-        out.append(f"{_listed(same)} {'is' if len(same) == 1 else 'are'} what was fitted.")
+        out.append(f"{listed(same)} {'is' if len(same) == 1 else 'are'} what was fitted.")
     out += _most_changed(table)
     out += _conclusion(table, others)
     for answer in others:
@@ -135,6 +136,11 @@ def _most_changed(table: PriorSensitivity) -> Iterator[str]:
     )
 
 
+def turns(before: float, after: float) -> bool:
+    """Whether a probability crosses one at which a conclusion turns, by more than little."""
+    return abs(after - before) > TURNED and any(min(before, after) < t <= max(before, after) for t in TURNS)
+
+
 def _conclusion(table: PriorSensitivity, others: list[Answer]) -> Iterator[str]:
     if table.conclusion is None or not others:
         return
@@ -147,7 +153,7 @@ def _conclusion(table: PriorSensitivity, others: list[Answer]) -> Iterator[str]:
         yield f"{told}, and the same to within {max(most - least, 0.001):.3f} under the others."
         return
     error = float(np.hypot(own.loc[low, "error"], own.loc[high, "error"]))
-    turned = any(least < turn < most for turn in TURNS) and most - least > max(TURNED, 2 * error)
+    turned = any(turns(base, value) for value in own["mean"]) and most - least > 2 * error
     yield (
         f"{told}, from {least:.3f} ({low}) to {most:.3f} ({high}): "
         + ("the conclusion depends on the prior." if turned else "the conclusion does not turn on the prior.")
@@ -213,14 +219,10 @@ def _how(others: list[Answer]) -> str:
         least = min(answer.ess for answer in by_weights)
         told = f" (Pareto k at most {worst:.2f}" if math.isfinite(worst) else " ("
         parts.append(
-            f"Reweighted: {_listed([answer.name for answer in by_weights])}{told}{', ' * math.isfinite(worst)}"
+            f"Reweighted: {listed([answer.name for answer in by_weights])}{told}{', ' * math.isfinite(worst)}"
             f"effective sample size at least {least:,.0f})"
         )
     if again:
-        parts.append(f"refitted, since the weights do not reach that far: {_listed(again)}")
+        parts.append(f"refitted, since the weights do not reach that far: {listed(again)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from partialpool.algebra.leaflogo import unit_kernel
 from partialpool.algebra.quadrature import gauss_hermite
 from partialpool.criticism.nodes import Nodes
-from partialpool.criticism.quadrature_left_out import (
+from partialpool.criticism.quadrature_leaf import (
     PIECES,
     WORTH_CUTTING,
     Leaf,
     Places,
     Rule,
     affordable_nodes,
-    inside_of,
     over_threads,
 )
+from partialpool.criticism.quadrature_left_out import inside_of
 from partialpool.inference.gap import random_nodes
 from partialpool.inference.sobol import MAX_DIMENSIONS
 
@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Nodes a dimension over a unit's own effects, by their number, and those of the rule it is compared with.
-OUTER, FINER = {1: 11, 2: 7, 3: 5}, {1: 21, 2: 13, 3: 9}
+OUTER, FINER = {1: 11, 2: 7, 3: 5, 4: 4}, {1: 21, 2: 13, 3: 9, 4: 6}
 #: Quasi-random nodes (and as many mirror images) where a unit has more effects than that.
 OUTER_RANDOM, FINER_RANDOM = 128, 1024
 #: Units at which rules are compared.
@@ -45,8 +45,10 @@ SAMPLE = 40
 
 def outer_rule(dimension: int, *, finer: bool = False) -> tuple[Array, Array]:
     """Nodes (T, D) over a unit's effects, and their log weights; Laplace's where quasi-random ones do not exist."""
-    if dimension <= 3:
-        return gauss_hermite((FINER if finer else OUTER)[dimension], dimension)
+    if dimension <= 4:
+        nodes, shifted = gauss_hermite((FINER if finer else OUTER)[dimension], dimension)
+        kept = np.isfinite(shifted)  # each is a pass over the rows: none for the lanes of vector instructions
+        return np.ascontiguousarray(nodes[kept]), np.ascontiguousarray(shifted[kept])
     if dimension > MAX_DIMENSIONS:
         return gauss_hermite(1, dimension)
     nodes, shifted = random_nodes(FINER_RANDOM if finer else OUTER_RANDOM, dimension)
@@ -259,9 +261,7 @@ def _ranks(unit: Ints, units: int) -> tuple[Ints, Ints]:
 
 def _blocks(blocks: Sequence[tuple[Ints, int, Ints]], effects: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """places, and the blocks by unit."""
-    table = np.concatenate(
-        [np.column_stack([own, np.full(len(own), kind), width]) for own, kind, width in blocks]
-    )
+    table = np.concatenate([np.column_stack([own, np.full(len(own), kind), width]) for own, kind, width in blocks])
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
     places = np.full((len(effects), int(effects.max())), -1, dtype=np.int64)
     for j in range(int(table[:, 4].max())):

@@ -90,6 +90,12 @@ def refit_units(
     return out
 
 
+def better_known(fit: Posterior, size: float, cores: int) -> Posterior:
+    """The same model's posterior with another effective sample size."""
+    seed = int(np.random.SeedSequence(fit.seed, spawn_key=(REFITS,)).generate_state(1)[0])
+    return fit_model(fit.model, draws=1000, ess=size, seed=seed, threads=cores, progress=False)
+
+
 def _one(
     fit: Posterior, conditional: Conditional, nodes: Nodes, unit: int, at_nodes: Array, most_error: float
 ) -> Bridged:

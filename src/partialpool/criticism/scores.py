@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+#: Share of the units of which WAIC is too favourable, from which its verdict is not to be believed.
+SEVERE = 0.1
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -37,7 +40,7 @@ class Scored:
     elpd : data frame, a row a unit and a column a model.
     p_eff, error : by model, the effective number of parameters and the Monte Carlo standard error of the total; nan
         where the criterion has none.
-    note : by model, what to know of its computation. warnings : sentences.
+    note : by model, what to know of its computation. warnings : sentences. severe : whether they come first.
     """
 
     what: str
@@ -47,6 +50,7 @@ class Scored:
     error: dict[str, float]
     note: dict[str, str]
     warnings: tuple[str, ...] = ()
+    severe: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,11 @@ def _information(
     kind = "waic2" if criterion == "waic" else "mean"
     times = 1.0 if criterion == "waic" else 2.0
     error = {name: times * own.errors[kind] for name, own in moments.items()}
-    warnings = []
+    warnings, severe = [], False
     if criterion == "waic":
         found = {name: int((own.variance > MOST_VARIANCE).sum()) for name, own in moments.items()}
         counts = [f"{count:,} under {name!r}" for name, count in found.items() if count]
+        severe = max(found.values()) > SEVERE * len(table)
         if counts:
             warnings.append(
                 f"Of {len(table):,} {unit} some have a log density whose variance is above {MOST_VARIANCE} "
@@ -155,7 +160,7 @@ def _information(
                 f"criterion={'loo' if unit == 'rows' else 'logo'!r}."
             )
     warnings += [f"p_D of {name!r} is below 0: DIC is not to be used." for name, p in p_eff.items() if p < 0]
-    return Scored(what, unit, table, p_eff, error, dict.fromkeys(fits, ""), tuple(warnings))
+    return Scored(what, unit, table, p_eff, error, dict.fromkeys(fits, ""), tuple(warnings), severe)
 
 
 def _marginal(name: str, fit: Posterior, factor: str) -> UnitMoments:

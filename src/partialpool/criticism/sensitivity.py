@@ -19,8 +19,10 @@ a conflict, changes of width how much each of the two brings; with c the geometr
 is the distance between prior and data in sds of that distance. A parameter is flagged where its posterior changes with
 the prior (distance 0.05 or more per doubling, the threshold of Kallioinen et al.) or hardly changes with the likelihood
 (below 0.05; half of what a parameter shows that the data alone determine, 0.08 to 0.1). It is a *prior-data conflict*
-where the shifts are opposite and z is 2 or more, and a *weak likelihood* otherwise. A uniform prior has no slope: it
-conflicts where the posterior piles up at its upper end.
+where the shifts are opposite and z is 2 or more; a *weak likelihood* where it hardly changes with the likelihood or the
+prior brings a tenth or more of what is known; else the *prior matters*, though the data settle most. What changes most
+with the prior of another parameter has the verdict of that one: the contradiction, if there is one, is there. A uniform
+prior has no slope: it conflicts where the posterior piles up at its upper end.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from partialpool.criticism.reweight import Points, Slope, likelihood_slope, noth
 from partialpool.errors import ModelError
 from partialpool.posterior.predict import need_rows
 from partialpool.present.report import Report
+from partialpool.present.tables import listed
 from partialpool.spec.distributions import Flat, Uniform
 
 if TYPE_CHECKING:
@@ -57,7 +60,9 @@ Array = NDArray[np.float64]
 THRESHOLD, CONFLICT = 0.05, 2.0
 #: Share of the posterior in the upper tenth of a uniform prior's interval from which that end cuts it off.
 CUT_OFF = 0.2
-CONFLICTING, WEAK, FINE = "prior-data conflict", "weak likelihood", "-"
+#: Share of the prior in what is known from which the likelihood is called weak, and shift that is worth telling.
+WEAK_FROM, TOLD_SHIFT = 0.1, 0.05
+CONFLICTING, WEAK, MATTERS, FINE = "prior-data conflict", "weak likelihood", "prior matters", "-"
 ALL, LIKELIHOOD, HYPER, COEFFICIENTS = range(4)
 
 
@@ -205,19 +210,20 @@ class PowerScaling(Report):
         return np.asarray(np.where(total > 0, prior / np.where(total > 0, total, 1.0), math.nan))
 
     def _diagnoses(self, frame: Any) -> list[str]:
-        flagged = (frame["prior"] >= THRESHOLD) | (frame["likelihood"] < THRESHOLD)
+        moved = frame["prior"] >= THRESHOLD
         share = np.clip(np.nan_to_num(frame["prior_share"], nan=0.5), 0.05, 0.95)
         opposite = frame["prior_shift"] * frame["likelihood_shift"] < 0
         product = np.abs(frame["prior_shift"] * frame["likelihood_shift"])
         distance = np.sqrt(product) / (math.log(2) * np.sqrt(share * (1 - share)))
-        conflict = flagged & opposite & (distance >= CONFLICT) & (frame["prior"] >= THRESHOLD)
-        conflict |= frame.index.isin(self._cut)
-        own = set(frame.index[conflict])
+        conflict = (moved & opposite & (distance >= CONFLICT)) | frame.index.isin(self._cut)
+        weak = (frame["likelihood"] < THRESHOLD) | (moved & ~(frame["prior_share"] < WEAK_FROM))
+        said = np.select([conflict, weak, moved], [CONFLICTING, WEAK, MATTERS], FINE)
+        own = {str(name): str(verdict) for name, verdict in zip(frame.index, said, strict=True)}
         out = []
-        for name, flag in flagged.items():
-            # what moves only because of the prior of another parameter shares its verdict
-            through = flag and frame.loc[name, "prior"] >= THRESHOLD and self._leading(str(name)) in own
-            out.append(CONFLICTING if name in own or through else WEAK if flag else FINE)
+        for name, verdict in own.items():
+            cause = self._leading(name) if moved[name] and name not in self._cut else ""
+            through = own.get(cause, verdict)
+            out.append(verdict if through == FINE else through)
         return out
 
     @cached_property
@@ -268,14 +274,14 @@ class PowerScaling(Report):
             worst = str(self._table["prior"].idxmax())
             out.append(
                 f"The data speak louder than the priors everywhere: {worst} changes most with the prior, by "
-                f"{self._table.loc[worst, 'prior']:.3f} per doubling of its weight (from {THRESHOLD} it counts)."
+                f"{_rate(self._table.loc[worst, 'prior'])} per doubling of its weight (from {THRESHOLD} it counts)."
             )
         flat = self._without_slope
         if flat:
             has = "has" if len(flat) == 1 else "have"
             out.append(
-                f"{_listed(flat)} {has} a flat prior, which no power changes: to see what it does, use "
-                "sensitivity('hyper') or other priors."
+                f"{listed(flat)} {has} a flat prior, which no power changes: to see what it does, use "
+                f"{self._others(flat)}."
             )
         groups = " Group effects are integrated out: their population is learned, and is no prior here."
         out.append(
@@ -297,28 +303,50 @@ class PowerScaling(Report):
                 f"{name}: prior-data conflict. Its prior, {prior}, ends where the data would have it: the posterior "
                 "piles up at the upper end. Let the prior reach further."
             )
-        cause = self._leading(name)
-        told = f"the prior of {cause}, {self.source.model.priors[cause]}," if cause else "the prior"
+        cause, priors = self._leading(name), self.source.model.priors
+        told = f"the prior of {cause}, {priors[cause]}," if cause else "the prior"
+        effect = f"Twice the weight of the priors would {self._effect(name)}"
         if row["diagnosis"] == CONFLICTING:
             return (
-                f"{name}: prior-data conflict. Twice the weight of the priors would move it "
-                f"{_moved(row['prior_shift'])}, twice the data {_moved(row['likelihood_shift'])}; it is {told} that "
-                "the data contradict most. Check its location and scale against the units of the data, or widen "
-                f"it{self._default_of(cause)}."
+                f"{name}: prior-data conflict. {effect}, twice the data would move it "
+                f"{_moved(row['likelihood_shift'])}; it is {told} that the data contradict most. Check its location "
+                f"and scale against the units of the data, or widen it{self._default_of(cause)}."
             )
         if row["prior"] < THRESHOLD:
-            return (
-                f"{name}: weak likelihood. More of the same data would hardly change what is known of it "
-                f"({row['likelihood']:.3f} per doubling). What is reported of it comes from the model and {told} not "
-                f"from the data.{self._more(name)}"
+            own = next(
+                (s.name for s in priors.slots if name == s.name or (s.kind == "cor" and name in s.addresses)), ""
             )
-        share = row["prior_share"]
-        part = f" It brings about {share:.0%} of what is known." if share >= 0.05 else ""
+            source = f"its prior, {priors[own]}," if own else "the model"
+            return (
+                f"{name}: weak likelihood. Twice the data would hardly change what is known of it "
+                f"({_rate(row['likelihood'])}). What is reported of it comes from {source} not from the data."
+                f"{self._more(name)}"
+            )
+        share, show = row["prior_share"], f"show the answers under others ({self._others([cause])})"
+        if row["diagnosis"] == MATTERS:
+            return f"{name}: the data settle most of it, but {told} matters. {effect}; {show}.{self._more(name)}"
+        part = f" (about {share:.0%} of what is known comes from priors)" if share >= WEAK_FROM else ""
         return (
-            f"{name}: weak likelihood. The data do not settle it: {told} matters. Twice the weight of the priors would "
-            f"move it {_moved(row['prior_shift'])}.{part} Choose that prior with care, and show the answers under "
-            f"others (sensitivity('hyper')).{self._more(name)}"
+            f"{name}: weak likelihood. The data alone do not settle it: {told} matters{part}. {effect}. Choose that "
+            f"prior with care, and {show}.{self._more(name)}"
         )
+
+    def _effect(self, name: str) -> str:
+        """What twice the weight of all priors would do to a parameter."""
+        shift = float(self._table.loc[name, "prior_shift"])
+        if abs(shift) >= TOLD_SHIFT:
+            return f"move it {_moved(shift)}"
+        width = float(self._rates.narrowing[ALL][self.source.parameters.index(name)])
+        return f"make its interval {abs(width):.0%} {'narrower' if width < 0 else 'wider'}"
+
+    def _others(self, names: Sequence[str]) -> str:
+        """How to see what other priors of these parameters would do."""
+        priors = self.source.model.priors
+        kinds = {slot.name: slot.kind for slot in priors.slots}
+        other = next((name for name in names if name in kinds and kinds[name] != "sd"), "")
+        calls = ["sensitivity('hyper')"] if any(kinds.get(name) == "sd" for name in names) else []
+        calls += [f"sensitivity({{{other!r}: ...}})"] if other else []
+        return " and ".join(calls) or "sensitivity({...})"
 
     def _default_of(self, name: str) -> str:
         priors = self.source.model.priors
@@ -358,5 +386,5 @@ def _moved(shift: float) -> str:
     return f"{abs(shift):.2f} posterior sds {'up' if shift > 0 else 'down'}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _rate(change: float) -> str:
+    return f"{change:.3f}" if change >= 5e-4 else "less than 0.001"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.criticism.finding import CARE, MODEL, Finding, fine
-from partialpool.design.design import GroupDesign
-from partialpool.inference.remarks import _power_of, _read_by
+from partialpool.design.design import GroupDesign, GroupFactor
+from partialpool.inference.remarks import power_of, read_by
 from partialpool.levels.estimability import sd_interval
 from partialpool.levels.proposal import FEW
 from partialpool.model import Model
@@ -40,21 +40,22 @@ def few_groups(model: Model) -> list[Finding]:
     for f, factor in enumerate(design.factors):
         groups = len(factor.labels)
         sds = [f"sd({name}|{factor.name})" for own in design.groups if own.factor == f for name in own.names]
-        if groups >= FEW or all(model.priors.source(name) == "you" for name in sds):
+        sds = [name for name in sds if model.priors.source(name) != "you"]
+        if groups >= FEW or not sds:
             continue
         low, high = sd_interval(groups) if groups > 1 else (0.0, math.inf)
-        prior = model.priors[sds[0]]
+        priors = ", ".join(f"{name!r}: pp.HalfNormal({_scale(model.priors[name])})" for name in sds)
         found.append(
             Finding(
                 "few groups", MODEL, factor.name, CARE, f"{groups} groups (at least {FEW})",
                 f"{factor.name!r} has {groups} groups: whatever their rows, the data leave their sd open from "
                 f"{low:.2g} to {high:.2g} times its estimate, and the prior decides how much to pool.",
-                f"say what is plausible, priors={{{sds[0]!r}: pp.HalfNormal({_scale(prior)})}}; or {factor.name} as a "
-                "predictor in place of the group term, which speaks of these groups only",
+                f"say what is plausible, priors={{{priors}}}; or {factor.name} as a predictor in place of the "
+                "group term, which speaks of these groups only",
             )
         )  # fmt: skip
     fewest = min(len(factor.labels) for factor in design.factors)
-    return found or [fine("few groups", f"{fewest:,} groups at least")]
+    return found or [fine("few groups", f"{fewest:,} groups (at least {FEW})")]
 
 
 def _scale(prior: Distribution) -> str:
@@ -76,9 +77,9 @@ def told_by_rows(model: Model) -> list[Finding]:
         if q > 1 and telling < FEW <= groups:
             found.append(
                 Finding(
-                    "rows in groups", MODEL, group.text, CARE, f"{telling:,} of {groups:,} groups tell all {q} effects",
-                    f"Only {telling:,} of the {groups:,} groups of {factor.name!r} have rows that tell all {q} effects "
-                    f"of {group.text} apart; its sds and correlations rest on these and on the priors.",
+                    "rows in groups", MODEL, group.text, CARE,
+                    f"{telling:,} of {groups:,} groups tell {_all(group)} effects",
+                    _few_tell(telling, group, factor),
                     without(model, group, group.names[-1]),
                 )
             )  # fmt: skip
@@ -88,10 +89,30 @@ def told_by_rows(model: Model) -> list[Finding]:
                 Finding(
                     "many correlations", MODEL, group.text, CARE, f"{pairs} from {groups} groups",
                     f"{group.text} has {pairs} correlations and {groups} groups to learn them from.",
-                    f"({bar(group).replace(' |', ' ||')} {factor.name}) leaves them out",
+                    f"{uncorrelated(model, group)} leaves them out",
                 )
             )  # fmt: skip
     return found or [fine("rows in groups", f"{min(shares):.0%} of groups or more tell all effects of their terms")]
+
+
+def _all(group: GroupDesign) -> str:
+    return "both" if len(group.names) == 2 else f"all {len(group.names)}"
+
+
+def _few_tell(telling: int, group: GroupDesign, factor: GroupFactor) -> str:
+    """How few groups tell the effects of a term apart."""
+    what = f"{_all(group)} effects of {group.text} apart"
+    numbers = "sds and correlations" if group.correlated else "sds"
+    if not telling:
+        return (
+            f"No group of {factor.name!r} has rows that tell {what}: its {numbers} rest on how groups differ, "
+            "and on the priors."
+        )
+    has = "has" if telling == 1 else "have"
+    return (
+        f"Only {telling:,} of the {len(factor.labels):,} groups of {factor.name!r} {has} rows that tell {what}; its "
+        f"{numbers} rest on these and on the priors."
+    )
 
 
 def _left_for_sigma(model: Model) -> list[Finding]:
@@ -155,7 +176,7 @@ def collinear(model: Model) -> list[Finding]:
         largest = max(largest, *inflations.values())
         told = {name: value for name, value in inflations.items() if value > INFLATION}
         if told:
-            found.append(_collinear_terms(model, terms, told))
+            found.append(_collinear_terms(model, terms, told, prefix))
     return found or ([fine("collinear predictors", f"variance inflation at most {largest:.1f}")] if checked else [])
 
 
@@ -164,10 +185,10 @@ def _plain_terms(model: Model, predictor: int, prefix: str) -> dict[str, NDArray
     design = model.design
     own = [name for name, at in zip(design.x_names, design.x_predictor, strict=True) if at == predictor]
     columns = dict(zip(own, design.x_columns[design.x_predictor == predictor].tolist(), strict=True))
-    parts = {name: _read_by(name, prefix) for name in own}
+    parts = {name: read_by(name, prefix) for name in own}
     out: dict[str, list[int]] = {}
     for name in own:
-        made = any((parts[other] and parts[other] < parts[name]) or _power_of(name, other) for other in own)
+        made = any((parts[other] and parts[other] < parts[name]) or power_of(name, other) for other in own)
         varies = float(np.ptp(design.V[:, columns[name]])) > 0
         if varies and not made:
             out.setdefault(name.split("[")[0], []).append(columns[name])
@@ -205,7 +226,7 @@ def _log_determinant(matrix: Array) -> float:
     return float(value) if sign > 0 else -math.inf
 
 
-def _collinear_terms(model: Model, terms: dict[str, NDArray[np.int64]], told: dict[str, float]) -> Finding:
+def _collinear_terms(model: Model, terms: dict[str, NDArray[np.int64]], told: dict[str, float], prefix: str) -> Finding:
     """One line for the terms of a predictor that go together, with the pair that does so most."""
     V = model.design.V
     names = sorted(told, key=lambda name: -told[name])
@@ -217,34 +238,85 @@ def _collinear_terms(model: Model, terms: dict[str, NDArray[np.int64]], told: di
             if value > best:
                 best, pair = value, (first, second)
     worst = told[names[0]]
+    told_worst = _two_digits(worst)
     among = (
-        f"{pair[0]!r} and {pair[1]!r} correlate by {best:.3f}" if best > PAIR else "each follows from several others"
+        f"{pair[0]!r} and {pair[1]!r} correlate by {_correlation(best)}"
+        if best > PAIR
+        else "each follows from several others"
     )
     return Finding(
         "collinear predictors", MODEL, listed(names[:3]), CARE,
-        f"variance inflation {worst:,.0f} (up to {INFLATION:.0f})",
-        f"{listed([repr(name) for name in names[:3]])} go together ({among}; variance inflation {worst:,.0f}): their "
-        f"coefficients have {math.sqrt(worst):.1f} times the sd that each would have alone, and priors share out what "
-        "they do together. Predictions within the data are not affected.",
-        f"leave {pair[1] or names[-1]} out, or replace it by what it adds, such as I({pair[1]} - {pair[0]})"
+        f"variance inflation {told_worst} (up to {INFLATION:.0f})",
+        f"{listed([repr(name) for name in names[:3]])} go together ({among}; variance inflation {told_worst}): by the "
+        f"rows alone a coefficient would have up to {_two_digits(math.sqrt(worst))} times the sd that it has without "
+        "the others, and priors share out what they do together. Predictions within the data are not affected.",
+        f"leave {pair[1]} out{_what_it_adds(V, terms, pair, prefix)}"
         if best > PAIR
         else f"leave {names[0]} out, or join them into one predictor",
     )  # fmt: skip
 
 
+def _correlation(value: float) -> str:
+    return f"{value:.3f}" if value < 0.9995 else "more than 0.999"
+
+
+def _two_digits(value: float) -> str:
+    """A large number to two digits, in words that are read.
+
+    Examples
+    --------
+    >>> _two_digits(4029401.0), _two_digits(35.2), _two_digits(3.46)
+    ('4,000,000', '35', '3.5')
+    """
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def _what_it_adds(V: Array, terms: dict[str, NDArray[np.int64]], pair: tuple[str, str], prefix: str) -> str:
+    """What to write for the second of two numeric predictors, so that it is what it adds to the first; else empty."""
+    first, second = (V[:, terms[name]] for name in pair)
+    if first.shape[1] > 1 or second.shape[1] > 1 or not all(_is_number(V, name, terms[name]) for name in pair):
+        return ""
+    x, y = first[:, 0] - first.mean(), second[:, 0] - second.mean()
+    slope = float(x @ y / (x @ x))
+    # as many digits as it takes to leave nothing of the first in it
+    left = math.sqrt(max(float(((y - slope * x) ** 2).sum() / (x @ x)), 1e-12 * slope**2))
+    digits = min(max(1, math.ceil(math.log10(abs(slope) / left)) + 1), 8)
+    sign, size = ("-", f"{slope:.{digits}g}") if slope > 0 else ("+", f"{-slope:.{digits}g}")
+    times = "" if float(size) == 1 else f"{float(size):.12g} * "
+    names = [name.removeprefix(prefix) for name in pair]
+    return f", or replace it by what it adds: I({names[1]} {sign} {times}{names[0]})"
+
+
+def _is_number(V: Array, name: str, columns: NDArray[np.int64]) -> bool:
+    """Whether a term is a plain predictor or a function of one, with more than two values."""
+    return "[" not in name and ":" not in name and np.unique(V[:1000, columns[0]]).size > 2
+
+
 def without(model: Model, group: GroupDesign, effect: str) -> str:
     """A term without one of its effects, or the formula without the term."""
-    left = [name for name in group.names if name != effect]
-    factor = model.design.factors[group.factor].name
+    left = tuple(name for name in group.names if name != effect)
+    # the user's own text, where it stands in the main formula
+    text = group.text if not group.predictor else _typed(model, group, group.names, _bar(group, group.names))
     if not left:
-        return f"a model without ({bar(group)} {factor})"
-    kept = " + ".join("1" if name == "Intercept" else name for name in left)
-    start = "" if "Intercept" in left else "0 + "
-    return f"({start}{kept} {'|' if group.correlated or len(left) == 1 else '||'} {factor}) in place of {group.text}"
+        return f"a model without {text}"
+    return f"{_typed(model, group, left, _bar(group, left))} in place of {text}"
 
 
-def bar(group: GroupDesign) -> str:
-    """The left side of a group term and its bar, ``1 + x |``."""
-    shown = " + ".join("1" if name == "Intercept" else name for name in group.names)
-    start = "" if "Intercept" in group.names else "0 + "
-    return f"{start}{shown} {'|' if group.correlated or len(group.names) == 1 else '||'}"
+def _bar(group: GroupDesign, names: tuple[str, ...]) -> str:
+    return "|" if group.correlated or len(names) == 1 else "||"
+
+
+def uncorrelated(model: Model, group: GroupDesign) -> str:
+    """A term with no correlations."""
+    return _typed(model, group, group.names, "||")
+
+
+def _typed(model: Model, group: GroupDesign, names: tuple[str, ...], bar: str) -> str:
+    """A group term to be typed; of another parameter than the mean, in which formula."""
+    prefix = model.design.prefixes[group.predictor]
+    plain = [name.removeprefix(prefix) for name in names]
+    shown = " + ".join("1" if name == "Intercept" else name for name in plain)
+    start = "" if "Intercept" in plain else "0 + "
+    where = f" in the formula of {prefix.rstrip('.')}" if prefix else ""
+    return f"({start}{shown} {bar} {model.design.factors[group.factor].name}){where}"

@@ -43,7 +43,7 @@ class Coefficients:
         self.proper = marginal.proper
         evaluation = marginal.value(theta)[1]
         self.whole = Quadratic(evaluation.mean, evaluation.low)
-        self.mean = self._public(self.whole, slice(None)).mean
+        self.mean, self.sd, _ = self._public(self.whole, slice(None))
 
     def without(self, rows: Ints, nodes: Ints) -> Given:
         """At some of the nodes, without these rows."""

@@ -179,9 +179,9 @@ def prior_remarks(model: Model) -> tuple[str, ...]:
         columns = dict(zip(names, design.x_columns[design.x_predictor == predictor].tolist(), strict=True))
         if at is None:
             continue
-        read = {name: _read_by(name, design.prefixes[predictor]) for name in names}
+        read = {name: read_by(name, design.prefixes[predictor]) for name in names}
         for name in names:
-            parts = [other for other in names if (read[other] and read[other] < read[name]) or _power_of(name, other)]
+            parts = [other for other in names if (read[other] and read[other] < read[name]) or power_of(name, other)]
             if not parts or model.priors.source(name) != "default":
                 continue
             own, lower = design.V[:, columns[name]], design.V[:, [columns[other] for other in parts]]
@@ -190,7 +190,7 @@ def prior_remarks(model: Model) -> tuple[str, ...]:
                 continue
             far = max(parts, key=lambda other: _distance(design.V[:, columns[other]]))
             values = design.V[:, columns[far]]
-            centre = _round_number(float(values.mean()), float(np.std(values)))
+            centre = round_number(float(values.mean()), float(np.std(values)))
             held = [*(repr(part) for part in parts if part != far), repr(name)]
             priors = (
                 f"default priors of {' and '.join(held)} are" if len(held) > 1 else f"default prior of {held[0]} is"
@@ -203,18 +203,18 @@ def prior_remarks(model: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys(out))
 
 
-def _round_number(value: float, spread: float) -> str:
+def round_number(value: float, spread: float) -> str:
     """A value to the digit of its spread, to be typed."""
     return f"{round(value, -math.floor(math.log10(spread))):g}" if spread > 0 else f"{value:g}"
 
 
-def _read_by(name: str, prefix: str) -> frozenset[str]:
+def read_by(name: str, prefix: str) -> frozenset[str]:
     """The parts of a product, ``x:z`` -> {x, z}; empty for the intercept."""
     plain = name.removeprefix(prefix)
     return frozenset() if plain == "Intercept" else frozenset(cut(plain, ":"))
 
 
-def _power_of(name: str, other: str) -> bool:
+def power_of(name: str, other: str) -> bool:
     """Whether a column is a power of another, ``I(x^2)`` of ``x``."""
     return re.fullmatch(rf"I\(\s*`?{re.escape(other)}`?\s*(\^|\*\*)\s*\d+\s*\)", name) is not None
 

@@ -50,8 +50,8 @@ def ranks(
         figure.supylabel("share below - expected", fontsize=canvas.SMALL)
         notes = [
             "Across: place of the true value in its posterior. The grey band holds 95% of calibrated models.",
-            "A line above it on the left and below it on the right: intervals too short; the reverse: too long.",
-            "Above it throughout: posterior too high; below it throughout: too low.",
+            "A line above the band on the left and below it on the right: intervals too short; the reverse: too long.",
+            "All of it above 0: posterior too high; all of it below 0: too low.",
             *shown,
         ]
         canvas.footnote(figure, notes)

@@ -57,7 +57,7 @@ def by_unit(
     place[order] = np.arange(len(labels))
     finite = np.isfinite(elpd)
     what = "of the row" if factor is None else f"of {factor}"
-    what = f"of a row of {factor}, on average" if by_row else what
+    what = "of its rows (mean)" if by_row else what
     for which, color, marker, label in kinds:
         own = which & finite
         if not own.any():
