@@ -233,7 +233,12 @@ def test_mistakes_with_several_fits(saved: str, simpler: str, capsys: Output) ->
         (["fit", FORMULA, DATA, "--out", "/no/such/folder/fit.pp"], "no folder"),
         (["summary", "nothing.pp"], "nothing.pp"),
         (["summary", DATA], "sleepstudy.csv"),
-        (["plot", "nothing.pp", "forest", "--out", "plot.xyz"], "nothing.pp"),
+        (["plot", "nothing.pp", "forest", "--out", "plot.png"], "nothing.pp"),
+        # before anything is read or computed
+        (["plot", "nothing.pp", "forest", "--out", "plot.xyz"], ".png, .pdf or .svg"),
+        (["diagnose", "nothing.pp", "--out", "plot.xyz"], ".png, .pdf or .svg"),
+        (["check", "nothing.pp", "--out", "plot.xyz"], ".png, .pdf or .svg"),
+        (["compare", "nothing.pp", "none.pp", "--out", "plot.xyz"], ".png, .pdf or .svg"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(

@@ -48,7 +48,7 @@ def sampler(factor: float) -> Any:
 
 
 def run(replicates: int = REPLICATES, seed: int = SEED, sets: int = SETS, **_: Any) -> Outcome:
-    from partialpool.criticism.calibrate import calibrate
+    import partialpool as pp
 
     out = Outcome("calibrate catches a wrong sampler", True, data={"seed": seed, "replicates": replicates})
     out.lines.append(
@@ -64,7 +64,7 @@ def run(replicates: int = REPLICATES, seed: int = SEED, sets: int = SETS, **_: A
     rows, pictures = [], {}
     for name, model, options, right in cases:
         began = time.perf_counter()
-        found = calibrate(model, replicates, seed=seed, progress=False, **options)
+        found = pp.calibrate(model, replicates, seed=seed, progress=False, **options)
         seconds = time.perf_counter() - began
         worst = found.table["p"].idxmin()
         line = found.table.loc[worst]

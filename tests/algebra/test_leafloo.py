@@ -53,6 +53,7 @@ class Rows:
         wide = np.concatenate([np.zeros((1, q)), 2 * np.eye(q), -2 * np.eye(q)])
         starts = np.empty((0, q)) if family.log_concave else wide
         out, copies, counts = np.empty((n, 1)), np.empty((n, 1)), np.zeros(2, dtype=np.int64)
+        wholes = np.empty((len(SIZES), 1))
         with np.errstate(all="ignore"):
             (kernel if compiled else kernel.py_func)(
                 np.arange(len(SIZES)), np.arange(n), self.root[None], self.lam[None], self.constants[None], self.y,
@@ -60,7 +61,7 @@ class Rows:
                 np.ascontiguousarray(np.tile(np.arange(2, dtype=np.int32), (n, 1))), np.zeros(2, dtype=np.int64),
                 self.z, self.z_part, self.pointer, x, shifted, np.zeros((len(SIZES), q)), starts, 3e-3,
                 limits(x, shifted, 1e-4 if nodes < 99 else 0.02) if far is None else np.full(33, far), out, copies,
-                counts,
+                wholes, counts,
             )  # fmt: skip
         constant = self.weight * family.constant(self.y, self.trials)
         return out[:, 0] + constant, copies[:, 0] + constant, counts

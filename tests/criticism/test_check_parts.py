@@ -180,8 +180,8 @@ def test_reliability_tells_right_predictions_from_wrong_ones():
     rng = np.random.default_rng(3)
     p = rng.random(400)
     y = (rng.random(400) < p).astype(float)
-    right = reliability(y, np.ones(400), p, np.random.default_rng(1))
-    wrong = reliability(y, np.ones(400), 0.5 + 0.5 * (p - 0.5), np.random.default_rng(1))
+    right = reliability(y, np.ones(400), p, p, np.random.default_rng(1))
+    wrong = reliability(y, np.ones(400), 0.5 + 0.5 * (p - 0.5), p, np.random.default_rng(1))
     assert right.p > 0.05 > wrong.p
     assert right.predicted == pytest.approx(np.sort(p).reshape(10, 40).mean(axis=1))
     assert (right.low <= right.high).all()

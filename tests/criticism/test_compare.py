@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import partialpool as pp
@@ -160,6 +161,57 @@ def test_other_labels_of_the_same_rows_are_not() -> None:
     data = pp.datasets.load("sleepstudy")
     relabelled = data.set_index(np.array([f"r{k}" for k in range(180)]))
     assert compare({"a": fitted("Reaction ~ Days", data), "b": fitted("Reaction ~ 1", relabelled)}, "waic") is not None
+
+
+def test_rows_under_other_labels_are_compared_row_by_row() -> None:
+    data = pp.datasets.load("sleepstudy")
+    relabelled = data.set_index(np.array([f"r{k}" for k in range(180)]))
+    two = {"a": fits()["one slope"], "b": fitted("Reaction ~ Days + (Days | Subject)", relabelled)}
+    found = compare(two, "loo", threads=1)
+    assert found.pointwise.shape == (180, 2) and found.pointwise.index.equals(data.index)
+    assert found.pointwise["b"].to_numpy() == pytest.approx(loo(two["b"]).table["elpd"].to_numpy())
+
+
+def test_groups_are_matched_by_their_names() -> None:
+    """Categories in another order are the same groups: unit must meet unit."""
+    data = pp.datasets.load("sleepstudy")
+    names = data["Subject"].astype(str)
+    turned = data.assign(Subject=pd.Categorical(names, categories=sorted(set(names))[::-1]))
+    other = fitted("Reaction ~ Days + (Days | Subject)", turned)
+    for criterion in ("waic", "dic", "logo"):
+        same = compare({"a": fits()["one slope"], "b": fits()["slopes"]}, criterion, factor="Subject")
+        apart = compare({"a": fits()["one slope"], "b": other}, criterion, factor="Subject")
+        assert apart.pointwise.index.tolist() == same.pointwise.index.tolist()
+        assert apart.pointwise["b"].to_numpy() == pytest.approx(same.pointwise["b"].to_numpy(), abs=0.3)
+        told = [float(found.table["difference_se"].iloc[1]) for found in (apart, same)]
+        assert told[0] == pytest.approx(told[1], rel=0.05)  # 37 instead of 12 where the wrong groups meet
+
+
+def test_the_same_fit_twice_is_not_apart() -> None:
+    found = compare({"a": fits()["none"], "b": fits()["none"]}, "loo", threads=1)
+    assert found.table["difference"].tolist() == [0.0, 0.0] and found.table["difference_se"].iloc[1] == 0
+    assert "'b' by less than 0.01; it predicts about as well" in repr(found)
+    evidence = repr(compare({"a": fits()["none"], "b": fits()["none"]}, "marginal_likelihood", threads=1))
+    assert "a Bayes factor of 1.0 (log 0.00" in evidence and "too large to tell them apart" not in evidence
+
+
+def test_new_rows_need_what_their_densities_need() -> None:
+    schools = pp.datasets.load("eight_schools")
+    two = {
+        "partial": fitted("y | se(sigma) ~ 1 + (1 | school)", schools), "complete": fitted("y | se(sigma) ~ 1", schools)
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"lack the column of se\(sigma\), which 'partial' needs"):
+        compare(two, "log_score", data=schools.drop(columns="sigma"))
+    with pytest.raises(DataError, match="The new data have no rows"):
+        compare(two, "log_score", data=schools.iloc[:0])
+    text = repr(compare(two, "log_score", data=schools.iloc[:1]))
+    assert "log score on new data: 1 row" in text and "One unit cannot tell how sure" in text
+    data = schools.assign(w=[1, 2] * 4)
+    weighted = {"a": fitted("y | weights(w) ~ 1", data), "b": fitted("y ~ 1", data)}
+    with pytest.raises(DataError, match="give the new rows different weights"):
+        compare(weighted, "log_score", data=data)
+    with pytest.raises(DataError, match=r"weights\(w\), which 'a' needs"):
+        compare(weighted, "log_score", data=data.drop(columns="w"))
 
 
 def test_other_scales_are_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import partialpool as pp
 from partialpool.criticism.dic import dic
+from partialpool.criticism.level_words import level_sentence
 
 OPTIONS: dict[str, Any] = {"seed": 1, "threads": 1, "progress": False}
 FLAT = {"Intercept": pp.Flat(), "sd(school)": pp.Uniform(0, 40)}
@@ -75,3 +76,20 @@ def test_shows_itself() -> None:
     assert "a unit is a group of Subject" in repr(found)
     assert found.levels.loc["all", "effective"] == pytest.approx(found.table.loc["conditional", "p_D"])
     assert found.plot() is not None
+
+
+def test_models_without_groups_are_told_as_such() -> None:
+    text = repr(dic(pp.fit("Yield ~ 1", pp.datasets.load("Dyestuff"), seed=1, threads=1)))
+    assert "the model has no group effects" in text and "same groups" not in text
+
+
+def test_what_is_left_of_p_d_is_not_laid_on_the_hyperparameters() -> None:
+    import pandas as pd
+
+    levels = pd.DataFrame(
+        {"parameters": [4, 120, 1, 125], "effective": [3.9, 63.6, 4.4, 71.8]},
+        index=["coefficients", "patient", "hyperparameters", "all"],
+    )
+    assert "the rest, 4.4, is not that of the hyperparameters alone" in level_sentence(levels)
+    levels["effective"] = [3.9, 63.6, 1.1, 68.6]
+    assert "the rest" not in level_sentence(levels)

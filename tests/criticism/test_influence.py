@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import partialpool as pp
+from partialpool.criticism.groups_left_out import trusted
 from partialpool.criticism.influence import influence
 from partialpool.criticism.without import Coefficients, _independent
 from partialpool.errors import ModelError
@@ -51,7 +52,10 @@ def test_weights_give_what_refits_give(name: str) -> None:
         own = answer.estimates.loc[group]
         difference = (own.xs("location", level=1).to_numpy() - expected) / base["sd"].to_numpy()
         assert np.abs(difference).max() < 0.1, (group, difference)
-        np.testing.assert_allclose(own.xs("sd", level=1).to_numpy(), other["sd"], rtol=0.12)
+        sds = own.xs("sd", level=1).to_numpy()
+        np.testing.assert_allclose(sds, other["sd"], rtol=0.12)
+        if fit.model.exact:
+            np.testing.assert_allclose(sds[:p], other["sd"][:p], rtol=0.03)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -139,6 +143,15 @@ def test_a_coefficient_that_one_group_alone_tells_of() -> None:
     assert "Without g 9 the data say next to nothing of z[b]" in " ".join(answer.sentences)
 
 
+def test_heavy_weights_need_a_larger_sample() -> None:
+    # of a crossed factor with 4 groups: k = 0.64 and 286 draws' worth were 0.4 posterior sds from a refit
+    assert not trusted(0.64, 286)
+    assert trusted(0.64, 450)
+    assert trusted(0.3, 150)
+    assert not trusted(0.3, 90)
+    assert not trusted(0.75, 4000)
+
+
 def test_what_weights_cannot_do_is_refitted() -> None:
     rng = np.random.default_rng(5)
     g = np.repeat(np.arange(8), 5)
@@ -160,6 +173,7 @@ def test_what_is_printed_and_drawn() -> None:
     assert repr(answer).startswith("Without one group of Subject")
     assert isinstance(answer.plot(), Figure)
     assert isinstance(answer.plot("Days"), Figure)
+    assert len({panel.get_xlim() for panel in answer.plot().axes}) == 1
     with pytest.raises(ModelError, match="no parameter"):
         answer.plot("Dayz")
     names = list(fitted("sleepstudy").parameters)

@@ -81,6 +81,9 @@ def test_bad_input() -> None:
         compare(fits(), "kfold", by="group")
     with pytest.raises(ModelError, match="No model has the grouping factor 'Sub'"):
         compare(fits(), "kfold", by="groups", factor="Sub")
+    for by in (None, "rows"):
+        with pytest.raises(ModelError, match="has no part in folds of rows at random: write by='groups'"):
+            compare(fits(), "kfold", by=by, factor="Subject")
     with pytest.raises(ModelError, match="from 2 to the 180 rows"):
         compare(fits(), "kfold", folds=181)
     alone = {"a": fits()["none"], "b": fits()["none"]}

@@ -17,6 +17,7 @@ from partialpool.criticism.marginal_likelihood import (
     rescaled,
     reweighted,
     scaled,
+    under,
 )
 from partialpool.errors import ModelError
 
@@ -95,6 +96,31 @@ def test_reweighting_is_what_refits_find() -> None:
         again = rescaled(fit.model, times).fit(ess=1000, draws=100, **OPTIONS)
         assert size > 300
         assert fit.log_marginal_likelihood + added == pytest.approx(again.log_marginal_likelihood, abs=0.1)
+
+
+def test_wider_bounds_let_in_what_the_fit_has_no_nodes_for() -> None:
+    """An sd of some 1.5 under Uniform(0, 1): reweighting would say that wider bounds only cost, and is 4.2 off."""
+    rng = np.random.default_rng(2)
+    group = np.repeat(np.arange(15), 6)
+    data = pd.DataFrame({"y": rng.poisson(np.exp(1 + rng.normal(0, 1.5, 15)[group])), "g": group})
+    fit = pp.fit("y ~ 1 + (1 | g)", data, family="poisson", priors={"sd(g)": pp.Uniform(0, 1)}, **OPTIONS)
+    again = rescaled(fit.model, 2.0).fit(ess=1000, draws=100, **OPTIONS).log_marginal_likelihood
+    added, size = reweighted(fit, 2.0)
+    assert size > 50 and fit.log_marginal_likelihood + added < again - 4
+    assert under(fit, 2.0, 3) == pytest.approx(again, abs=0.1)
+
+
+def test_bounds_are_scaled_about_their_middle_where_they_have_two_sides() -> None:
+    assert scaled(pp.Uniform(-1, 3), 2.0) == pp.Uniform(-3, 5)
+    assert scaled(pp.Uniform(1, 3), 2.0) == pp.Uniform(2, 6)  # an sd: from 0
+
+
+def test_strength_is_that_of_the_words() -> None:
+    """A log factor of 24 that becomes 23 is as strong as it was."""
+    data = pp.datasets.load("Pastes")
+    fits = {name: pp.fit(f"strength ~ 1 + {name}", data, **OPTIONS) for name in ("(1 | batch / cask)", "(1 | batch)")}
+    text = repr(compare(fits, "marginal_likelihood", threads=1))
+    assert "the verdict stays (see .by_prior)" in text and "its strength does not" not in text
 
 
 def test_models_without_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.integrate import quad
 
 import partialpool as pp
 from partialpool.criticism.alternatives import USUAL, InverseGammaVariance
+from partialpool.criticism.reweight import over_threads
 from partialpool.criticism.sensitivity import sensitivity
 from partialpool.errors import ModelError, PriorError
 
@@ -164,6 +166,20 @@ def test_what_is_drawn() -> None:
 def test_impossible_alternatives_are_refused(priors: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         sensitivity(schools(), priors)
+
+
+def test_an_interrupt_ends_refits_that_have_not_begun() -> None:
+    begun: list[int] = []
+
+    def run(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+        if number == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        over_threads(run, 200, 2)
+    assert len(begun) < 100
 
 
 def test_an_alternative_named_twice_is_shown_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.special import logsumexp
 
 import partialpool as pp
 from partialpool.criticism.nodes import nodes_of_fit
+from partialpool.criticism.quadrature_above import RULES, sinh_rule
 from partialpool.criticism.quadrature_left_out import QuadratureLeafGroups, QuadratureRows, inside_of, quadrature_groups
 from partialpool.criticism.quadrature_units import QuadratureUnits, outer_rule
 
@@ -29,6 +31,10 @@ def data_of(kind: str) -> dict[str, np.ndarray]:
     elif kind == "crossed":
         a, b = np.arange(n) % 6, np.arange(n) // 4
         y = rng.binomial(1, 1 / (1 + np.exp(-(0.3 + 0.8 * rng.normal(size=6)[a] + rng.normal(size=30)[b] + x))))
+    elif kind == "rows":  # an effect for every row; groups of 1 to 4 rows, one row of them far from the others
+        a, b = np.repeat(np.arange(48), np.tile([1, 2, 3, 4], 12)), np.arange(n)
+        y = rng.poisson(np.exp(0.5 + 0.9 * rng.normal(size=48)[a] + 0.5 * rng.normal(size=n)[b] + 0.2 * x))
+        y[1] = 60
     else:  # the leaf is the coarser factor: two effects a group
         a, b = np.arange(n) // 12, np.arange(n) // np.where(np.arange(n) < 60, 12, 6)
         y = rng.poisson(np.exp(0.5 + 0.6 * rng.normal(size=10)[a] + 0.4 * rng.normal(size=30)[b] + 0.3 * x))
@@ -62,6 +68,12 @@ class AtNode:
         eta = self.fixed[which].reshape(shape) + effects
         y = np.broadcast_to(self.design.y[which].reshape(shape), eta.shape)
         return self.family.log_density_rows(y, eta, 0.0, 0.0, np.ones(eta.shape)).sum(axis=0)
+
+    def rows_apart(self, effects: np.ndarray) -> np.ndarray:
+        """(n, ...): the log density of every row where its predictor is moved by effects (...)."""
+        eta = self.fixed.reshape((-1,) + (1,) * effects.ndim) + effects
+        y = np.broadcast_to(self.design.y.reshape((-1,) + (1,) * effects.ndim), eta.shape)
+        return self.family.log_density_rows(y, eta, 0.0, 0.0, np.ones(eta.shape))
 
 
 def of_units(at: AtNode, outer: int, leaf: int) -> np.ndarray:
@@ -123,6 +135,7 @@ def test_groups_of_a_leaf_that_hold_groups_of_the_root_agree_with_grids() -> Non
 def test_groups_of_the_leaf_and_rows_agree_with_grids() -> None:
     fit = fitted("nested")
     groups, rows, nodes = quadrature_groups(fit, 1, 1), QuadratureRows(fit, 1), nodes_of_fit(fit, NODES)
+    rows.integrated[:] = False  # the effects above the leaf are those of the nodes
     assert isinstance(groups, QuadratureLeafGroups)
     left, inside = groups.log_densities(nodes, slice(0, groups.units))
     np.testing.assert_array_equal(left, inside)
@@ -144,6 +157,48 @@ def test_groups_of_the_leaf_and_rows_agree_with_grids() -> None:
                     logsumexp(each.sum(axis=0) + each[i] + log_weight) - whole, abs=2e-3
                 )
     np.testing.assert_array_equal(groups.rows_of(13), np.flatnonzero(b == 13))
+
+
+@pytest.mark.parametrize("kind", ["nested", "rows"])
+def test_rows_without_the_effects_above_their_group_agree_with_grids(kind: str) -> None:
+    fit = fitted(kind)
+    found, nodes = QuadratureRows(fit, 1), nodes_of_fit(fit, NODES)
+    assert found.above.factor == 0 and found.integrated.any()
+    found.integrated[:] = True
+    wanted = np.array([0, 1, 2, 3, 7, 47, 100])
+    left, copies = found.log_densities(nodes, wanted)
+    a, b = (factor.codes for factor in fit.model.design.factors)
+    log_weight = -0.5 * GRID**2 - 0.5 * np.log(2 * np.pi) + np.log(STEP)
+    for k in range(len(nodes.theta)):
+        at = AtNode(fit, nodes, k)
+        effects = at.sds[0][0] * GRID[:, None] + at.sds[1][0] * GRID
+        each = at.rows_apart(effects)  # (n, u, v)
+
+        def unit(weights: np.ndarray, rows: np.ndarray, each: np.ndarray = each) -> float:
+            inner = [
+                logsumexp((weights[own, None, None] * each[own]).sum(axis=0) + log_weight, axis=1)
+                for own in (rows[b[rows] == g] for g in np.unique(b[rows]))
+            ]
+            return float(logsumexp(np.sum(inner, axis=0) + log_weight))
+
+        for place, row in enumerate(wanted):
+            rows = np.flatnonzero(a == a[row])
+            whole, without, twice = (unit(np.where(np.arange(120) == row, w, 1.0), rows) for w in (1.0, 0.0, 2.0))
+            assert left[k, place] == pytest.approx(whole - without, abs=1e-3)
+            assert copies[k, place] == pytest.approx(twice - whole, abs=1e-3)
+    moved = replace(nodes, root=nodes.root + 1.0)  # the effects of the units in the nodes play no part
+    np.testing.assert_array_equal(found.log_densities(moved, wanted)[0], left)
+
+
+def test_units_above_are_those_that_hold_whole_groups_of_the_leaf() -> None:
+    assert QuadratureRows(fitted("crossed"), 1).above.factor is None
+    assert QuadratureRows(fitted("coarse"), 1).above.factor is None
+    assert QuadratureRows(fitted("partly"), 1).above.factor is None
+    for rule in RULES:
+        x, log_weight = sinh_rule(rule)
+        for mean, sd in ((0.0, 0.8), (1.0, 1.0), (1.5, 2.0), (0.0, 3.0)):
+            density = log_weight - 0.5 * (x - mean) ** 2 / sd**2 - np.log(sd) - 0.5 * np.log(2 * np.pi)
+            assert logsumexp(density) == pytest.approx(0.0, abs=2e-4)
 
 
 def test_neither_threads_nor_the_choice_of_units_change_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,13 +54,13 @@ def test_the_p_value_is_uniform_or_conservative_and_agrees_with_the_band() -> No
     rng = np.random.default_rng(2)
     band = rank_bands.simultaneous_band(80, 0.95)
     p = []
-    for _ in range(600):
+    for _ in range(400):
         values = rng.random(80)
         p.append(rank_bands.p_value(values))
         share = rank_bands.counts_at(values, band.places) / 80
         outside = bool(((share < band.low - 1e-12) | (share > band.high + 1e-12)).any())
         assert outside == (p[-1] <= 0.05 + 1e-9)
-    assert np.mean(np.array(p) < 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 600)
+    assert np.mean(np.array(p) < 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
     assert kstest(p, "uniform", alternative="greater").pvalue > 1e-3
 
 

@@ -124,12 +124,12 @@ def test_finite_powers_of_a_normal_prior_are_those_of_a_narrower_one() -> None:
 # -- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prior", ["Normal(0, 1)", "StudentT(3, 0, 1)"])
+@pytest.mark.parametrize("prior", ["Normal(0, 0.15)", "StudentT(3, 0, 0.1)"])
 def test_a_planted_conflict_is_flagged(prior: str) -> None:
-    found = sensitivity(sleepstudy(Days=prior))
-    assert found.table.loc["Days", "diagnosis"] == "prior-data conflict"
-    assert found.by_prior.loc["Days"].idxmax() == "Days"
-    assert "prior-data conflict" in found.sentences[0]
+    found = sensitivity(pp.fit("y ~ x + (1 | g)", simulated(10, 6, 1.0), priors={"x": prior}, seed=1, threads=1))
+    assert found.table.loc["x", "diagnosis"] == "prior-data conflict"
+    assert found.by_prior.loc["x"].idxmax() == "x"
+    assert any(text.startswith("x: prior-data conflict") for text in found.sentences)
 
 
 def test_conflicts_of_hyperpriors_are_flagged() -> None:
@@ -169,6 +169,21 @@ def test_what_is_advised_can_be_done() -> None:
     assert "hyper" not in " ".join(plain.sentences)
     flat = sensitivity(pp.fit("y ~ 1 + (1 | g)", data, priors={"Intercept": pp.Flat(), "sd": "Uniform(0, 99)"}, seed=1))
     assert "sensitivity('hyper') and sensitivity({'Intercept': ...})" in " ".join(flat.sentences)
+
+
+def test_of_many_flagged_parameters_the_worst_are_told() -> None:
+    rng = np.random.default_rng(0)
+    data = {f"x{k}": rng.normal(size=60) for k in range(12)}
+    data["y"] = data["x7"] + rng.normal(size=60)
+    formula = f"y ~ {' + '.join(f'x{k}' for k in range(12))}"
+    found = sensitivity(pp.fit(formula, data, priors={"beta": "Normal(0, 0.1)"}, seed=1, threads=1))
+    assert len(found.flagged) > 8
+    assert found.sentences[0].startswith("x7: prior-data conflict")
+    # sigma is no verdict of its own: it goes with the prior of x7
+    assert "sigma" in found.sentences[0]
+    assert "sigma" not in " ".join(found.sentences[1:])
+    assert len(found.sentences) == 6
+    assert "more have a diagnosis, see the table: " in found.sentences[4]
 
 
 def test_a_correlation_that_nothing_settles_comes_from_its_own_prior() -> None:

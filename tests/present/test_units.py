@@ -20,7 +20,8 @@ from scipy import stats
 
 import partialpool as pp
 from fake_pooled import fake_pooled, simulated
-from partialpool.present.pit import pit_bounds, pit_heights, smooth_components, verdict
+from partialpool.present.pit import pit_bounds
+from partialpool.present.transforms import pit_heights, smooth_components, verdict
 from partialpool.present.profile import (
     at_least,
     at_most,

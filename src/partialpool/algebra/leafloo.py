@@ -19,6 +19,9 @@ is known, and `limits` holds, by log s^2, the largest |m| at which it is negligi
 group's information, or an outlier) has a rule of its own: a new search for the mode and new nodes, without it. A
 row that is all its group has the group's integral for its density: without it, the effects have their prior.
 
+The group's own integral goes out with its rows: a factor of the root whose groups hold whole groups of the leaf is
+integrated over in the same way, outside of this pass (`criticism.quadrature_above`).
+
 For whole groups of a factor of the root, see `algebra.leaflogo`.
 """
 
@@ -295,18 +298,19 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
 
     @kernel(
         f"void(int64[::1], int64[::1], {_NODES}, {_ROWS}, {_RULE}, float64[::1], float64[:,::1], float64[:,::1],"
-        " int64[::1])",
+        " float64[:,::1], int64[::1])",
         variant=name,
     )
     def leave_rows_out(
         groups, column, root, lam, constants, y, trials, weight, offset, x, at, x_part, z, z_part, pointer,
-        nodes, shifted, start, starts, tolerance, far, out, copies, counts,
+        nodes, shifted, start, starts, tolerance, far, out, copies, wholes, counts,
     ):  # fmt: skip
         """out[column[i], k] = log p(y_i | the other rows of its group, node k), without the family's constants.
 
-        groups (W,): groups of the leaf whose rows are wanted. column (n,): by row, in the leaf's order, where it goes;
+        groups (W,): groups of the leaf that are wanted. column (n,): by row, in the leaf's order, where it goes;
         -1 where it is not wanted. root (K, R), lam (K, q, q), constants (K, 2): the nodes. far: `limits` of the rule.
-        copies[column[i], k]: the same of a copy of the row, given all rows.
+        copies[column[i], k]: the same of a copy of the row, given all rows. wholes[place, k] = log p(y_g | node k), of
+        the groups wanted.
         counts (2,): densities (without the row, and of a copy) by the group's rule, and by one of their own.
         """
         q = z.shape[1]
@@ -354,6 +358,7 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
                     for m in range(n_nodes):
                         logs[m] += rows[i, m]
                 if q == 0:  # rows are independent
+                    wholes[place, k] = logs[0]
                     for i in range(count):
                         if column[first + i] >= 0:
                             out[column[first + i], k] = rows[i, 0]
@@ -361,6 +366,7 @@ def row_kernel(name: str, log_density: Any, derivatives: Any, vector: tuple[Any,
                     continue
                 half = log_determinant(low, q)
                 whole = log_sum(logs, work) - half
+                wholes[place, k] = whole
                 if whole > -math.inf:
                     total = sum_of(work)
                     for m in range(n_nodes):

@@ -37,18 +37,8 @@ from partialpool.algebra.blocks import (
     UP_AT,
     WIDTH,
     Q,
-    eliminate_range,
-    factor_coefficients,
-    factor_small_root,
-    load_work,
-    whiten_root,
 )
-from partialpool.algebra.descent import (
-    coefficient_covariance,
-    descend_levels,
-    small_root_moments,
-    solve_low_transposed,
-)
+from partialpool.algebra.descent import solve_low_transposed
 from partialpool.algebra.jit import helper, kernel
 
 #: A share of a direction's information below which a unit's removal leaves it unknown.
@@ -135,7 +125,18 @@ def widest(levels, ptr, lowest):
     return r_max, m_max
 
 
-@helper
+SIGNATURE_STATE = (
+    "float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
+    "int64, int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], int64"
+)  # from low to p
+SIGNATURE_OUT = "float64[:,::1], float64[:,::1], int64"
+
+
+@kernel(
+    f"void({SIGNATURE_STRUCTURE}, float64[::1], float64, float64, {SIGNATURE_STATE}, int64, int64[::1], "
+    "float64[:,::1], float64[:,::1], float64[:,::1], int64[:,::1], float64[::1], float64[::1], float64[::1], "
+    f"float64[::1], int64[::1], {SIGNATURE_OUT})"
+)
 def leave_rows(
     levels, parent, ptr, idx, up, lam, inv_var, log_sigma, low, y_b, y_s, cov_d, cov_b, cov_s, means, root_cov, n_root,
     pair_at, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pointer, own, dense, sparse, entry, y, weight,
@@ -294,7 +295,10 @@ def turned(inner, sign, slope, r, work, solved):
     return half_log_det, square
 
 
-@helper
+@kernel(
+    f"void({SIGNATURE_STRUCTURE}, int64, float64, float64, {SIGNATURE_STATE}, int64, int64[::1], float64[::1], "
+    f"float64[::1], int64[::1], float64[::1], int64[:,:,::1], {SIGNATURE_OUT})"
+)
 def leave_groups(
     levels, parent, ptr, idx, up, level, inv_var, log_sigma, low, y_b, y_s, cov_d, cov_b, cov_s, means, root_cov,
     n_root, pair_at, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pairs, count, constant, at_product,
@@ -412,115 +416,3 @@ def add_products(pointer, dense, sparse, entry, y, weight, met, at_product, out)
                 value = values[c] * weight[i]
                 for f in range(size):
                     out[at + places[c] * r1 + places[f]] += value * values[f]
-
-
-SIGNATURE_STATE = (
-    "float64, float64, float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], float64[::1], "
-    "float64[::1], float64[::1], int64, int64[::1], float64[::1], float64[::1], float64[::1], float64[::1], int64"
-)
-SIGNATURE_OUT = "float64[:,::1], float64[:,::1], int64"
-
-
-@kernel(
-    f"void({SIGNATURE_STRUCTURE}, int64, float64[::1], {SIGNATURE_STATE}, int64, int64[::1], float64[:,::1], "
-    "float64[:,::1], float64[:,::1], int64[:,::1], float64[::1], float64[::1], float64[::1], float64[::1], int64[::1], "
-    f"int64[::1], float64[::1], int64[:,:,::1], {SIGNATURE_OUT})"
-)
-def leave_at_node(
-    levels, parent, ptr, idx, up, level, lam, inv_var, log_sigma, low, y_b, y_s, cov_d, cov_b, cov_s, means, root_cov,
-    n_root, pair_at, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pointer, own, dense, sparse, entry, y,
-    weight, count, constant, pairs, at_product, products, spans, left, inside, node,
-):
-    """`leave_rows` (level < 0) or `leave_groups`, for one node whose factors and moments are given."""
-    if level < 0:
-        leave_rows(
-            levels, parent, ptr, idx, up, lam, inv_var, log_sigma, low, y_b, y_s, cov_d, cov_b, cov_s, means, root_cov,
-            n_root, pair_at, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pointer, own, dense, sparse,
-            entry, y, weight, count, constant, pairs, left, inside, node,
-        )
-    else:
-        leave_groups(
-            levels, parent, ptr, idx, up, level, inv_var, log_sigma, low, y_b, y_s, cov_d, cov_b, cov_s, means,
-            root_cov, n_root, pair_at, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pairs, count, constant,
-            at_product, products, spans, left, inside, node,
-        )
-
-
-@kernel(
-    f"void({SIGNATURE_STRUCTURE}, float64[::1], float64[::1], float64[::1], int64[:,::1], int64[::1], float64[::1], "
-    "float64[::1], float64[::1], int64[:,::1], float64[:,::1], float64[::1], float64[:,::1], float64[::1], "
-    "float64[::1], boolean, float64[:,::1], float64[:,::1], int64, int64, int64[::1], float64[:,::1], "
-    "float64[:,::1], float64[:,::1], int64[:,::1], float64[::1], float64[::1], float64[::1], float64[::1], int64[::1], "
-    f"int64[::1], float64[::1], int64[:,:,::1], {SIGNATURE_OUT})"
-)
-def leave_batch(
-    levels, parent, ptr, idx, up, d, b, s, ranges, root_at, root_v, gx, gxx, root_blocks, lams, inv_vars, scales,
-    proper, log_sigmas, known, beta_means, beta_covs, level, begin, pointer, own, dense, sparse, entry, y, weight,
-    count, constant, pairs, at_product, products, spans, left, inside, node,
-):
-    """The same at many nodes, from column `node` on, for a root narrow enough to be factorised here.
-
-    known: one factor alone, whose coefficients' moments beta_means (K, p), beta_covs (K, p p) are given: only the
-    groups of `ranges` are factorised.
-    """
-    p = scales.shape[1]
-    p1 = p + 1
-    n_root = gx.size // p1
-    n_levels = levels.shape[0]
-    n_d = d.size - levels[1, D_AT] if n_levels > 1 else 0
-    n_b = b.size - levels[1, B_AT] if n_levels > 1 else 0
-    n_s = s.size - levels[1, S_AT] if n_levels > 1 else 0
-    d_work, b_work, s_work = np.empty(n_d), np.empty(n_b), np.empty(n_s)
-    cov_d, cov_b, cov_s = np.empty(n_d), np.empty(n_b), np.empty(n_s)
-    low, y_b, y_s = np.empty(d.size), np.empty(b.size), np.empty(s.size)
-    root, root_cov = np.empty(n_root * n_root), np.empty(n_root * n_root)
-    root_x = np.empty(n_root * p1)
-    root_beta_cov = np.empty(n_root * p)
-    root_mean = np.empty(n_root)
-    xx = np.empty(p1 * p1)
-    beta_cov, beta_mean = np.zeros(p * p), np.empty(p)
-    coefficient_low, b_mean = np.empty(p * p), np.empty(p)
-    no_pairs = np.empty(0, np.int64)
-    total = 0
-    for k in range(n_levels):
-        total = max(total, levels[k, U_AT] + levels[k, GROUPS] * levels[k, Q])
-    for i in range(root_blocks.shape[0]):
-        total = max(total, root_blocks[i, 4] + root_blocks[i, 1] * root_blocks[i, 2])
-    wanted = total if n_levels > 1 else 0
-    u_mean, u_var, zz = np.empty(wanted), np.empty(wanted), np.empty(lams.shape[1])
-    for at in range(lams.shape[0]):
-        lam = lams[at]
-        load_work(levels, d, b, s, inv_vars[at], d_work, b_work, s_work, root_at, root_v, root, gx, root_x, gxx, xx)
-        eliminate_range(
-            levels, parent, ptr, idx, up, d, b, s, d_work, b_work, s_work, lam, inv_vars[at], ranges, True, y_b, y_s,
-            low, n_root, no_pairs, root, root_x, xx, p1,
-        )
-        if known:
-            for i in range(p):
-                beta_mean[i] = beta_means[at, i]
-            for i in range(p * p):
-                beta_cov[i] = beta_covs[at, i]
-        else:
-            whiten_root(root, root_x, root_blocks, lam, n_root, p1)
-            factor_small_root(root, root_x, xx, n_root, p1)
-            factor_coefficients(xx, scales[at], proper, p, coefficient_low, b_mean)
-            for i in range(p):
-                beta_mean[i] = scales[at, i] * b_mean[i]
-            coefficient_covariance(coefficient_low, scales[at], p, beta_cov)
-            for i in range(zz.size):
-                zz[i] = 0.0
-            small_root_moments(
-                root, root_x, root_blocks, lam, n_root, p, beta_cov, beta_mean, root_cov, root_beta_cov, root_mean, zz,
-                u_mean, u_var,
-            )
-            if n_levels > 1:
-                descend_levels(
-                    levels, parent, ptr, idx, up, lam, y_b, y_s, low, n_root, no_pairs, root_cov, root_beta_cov,
-                    beta_cov, root_mean, beta_mean, p, cov_d, cov_b, cov_s, zz, u_mean, u_var,
-                )
-        leave_at_node(
-            levels, parent, ptr, idx, up, level, lam, inv_vars[at], log_sigmas[at], low, y_b, y_s, cov_d, cov_b, cov_s,
-            u_mean, root_cov, n_root, no_pairs, root_beta_cov, beta_cov, root_mean, beta_mean, p, begin, pointer, own,
-            dense, sparse, entry, y, weight, count, constant, pairs, at_product, products, spans, left, inside,
-            node + at,
-        )

@@ -145,8 +145,12 @@ class Calibration(Report):
     @property
     def shown(self) -> pandas.DataFrame:
         """The table, to the digits that so many replicates can tell."""
-        digits = {"p": 4, "bias": 2, "spread": 2, "contraction": 2}
-        return self.table.round({**{f"cover{share}": 3 for share in INTERVALS}, **digits})
+        frame = self.table.copy()
+        digits = 2 if self.replicates < 1000 else 3
+        frame["p"] = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in frame["p"]]
+        for name in frame.columns[2:]:
+            frame[name] = ["" if np.isnan(value) else f"{value:.{digits}f}" for value in frame[name]]
+        return frame
 
     @cached_property
     def coverage(self) -> pandas.DataFrame:

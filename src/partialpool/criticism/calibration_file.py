@@ -179,9 +179,10 @@ def header(plan: Plan) -> dict[str, Any]:
     for array in arrays:
         digest.update(b"-" if array is None else repr((array.dtype.str, array.shape)).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    priors = {name: [type(prior).__name__, prior.parameters] for name, prior in model.priors.items()}
     return {
         "kind": KIND, "format": FORMAT, "formula": design.terms.formula,
-        "family": [model.family.name, model.family.link], "priors": json.loads(json.dumps(model.priors.to_json())),
+        "family": [model.family.name, model.family.link], "priors": priors,
         "data": digest.hexdigest(), "seed": plan.seed, "options": {key: repr(own) for key, own in plan.options.items()},
         "function": None if function is None else code_of(function),
         "quantities": list(plan.names), "version": __version__,

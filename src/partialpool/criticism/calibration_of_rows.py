@@ -14,6 +14,12 @@ quadrature over what its other rows say (`criticism.loo`). Of a group with one r
 groups, where weights 1/p(y_i | draw) would fail. The hyperparameters themselves are not learned again without the row,
 but for sigma, whose part is the step from internally to externally studentised residuals.
 
+Rows are put into the bins of a reliability diagram by what half of the rows, to which they do not belong, say of their
+groups. Sorted by the predictions themselves they would fall apart by their own responses: of rows of one group those
+with an event have the lower prediction, for it is made without the event. Given the other half a prediction errs by 0
+on average, and the errors of rows of one group are correlated negatively if at all (as the elements of ``P y`` are, P a
+precision matrix), so that events drawn independently of each other make bands that are wide enough.
+
 The probability-integral transform of row i is ``P(Y_i < y_i)`` to ``P(Y_i <= y_i)`` under that prediction (20 nodes of
 Gauss-Hermite quadrature); where the model is right it is uniform (Czado, Gneiting and Held 2009, Biometrics 65,
 1254-1261, for counts).
@@ -31,10 +37,11 @@ from numpy.typing import NDArray
 from partialpool.algebra.quadrature import gauss_hermite
 from partialpool.criticism.replicates import Replicates
 from partialpool.criticism.row_distributions import probabilities
-from partialpool.design.predictor import row_variance
+from partialpool.design.predictor import LinearPredictor, row_variance
 
 if TYPE_CHECKING:
-    pass
+    from partialpool.design.design import Design
+    from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -200,7 +207,7 @@ class Reliability:
 
     predicted, observed : (bins,) shares. low, high : (bins,) where 90% of the observed ones lie if the predictions are
     right. rows : (bins,). statistic, p : the squared deviations of all bins, and how often they are as large.
-    reference : (3,) mean, 5% and 95% quantile of the statistic where the predictions are right.
+    reference : (4,) mean, sd, 5% and 95% quantile of the statistic where the predictions are right.
     """
 
     predicted: Array
@@ -213,30 +220,75 @@ class Reliability:
     reference: Array
 
 
-def reliability(y: Array, trials: Array, expected: Array, rng: np.random.Generator) -> Reliability:
-    """Bins of equal size by the prediction; bands from events simulated from the predictions themselves.
+def predictions_differ(design: Design) -> bool:
+    """Whether rows can be told apart without their own responses: by a predictor, or by other rows of their groups."""
+    several = any(len(factor.codes) > len(factor.labels) for factor in design.factors)
+    offset = design.offset is not None and bool(np.ptp(design.offset) > 0)
+    return several or offset or any(name != "Intercept" for name in design.x_names)
+
+
+def likenesses(fit: Posterior, rng: np.random.Generator) -> Array:
+    """By what rows of events are put into bins (n,): a linear predictor that does not know the row's own response.
+
+    The coefficients at their means, and of each group a step from 0 towards its effect, made of the other half of its
+    rows.
+    """
+    model, design = fit.model, fit.model.design
+    rows = LinearPredictor.of_design(design, ())
+    eta = rows.V[:, rows.x_columns] @ fit.result.draws_beta.mean(axis=0)
+    eta = eta if rows.offset is None else eta + rows.offset
+    if not design.factors:
+        return np.asarray(eta)
+    family, trials = model.family, np.ones(len(eta)) if design.trials is None else design.trials
+    chance = np.clip(family.mean(eta, 0.0, 0.0), 1e-9, 1 - 1e-9)
+    slope = (family.mean(eta + 1e-4, 0.0, 0.0) - family.mean(eta - 1e-4, 0.0, 0.0)) / 2e-4
+    score = (design.y - trials * chance) * slope / (chance * (1 - chance))
+    told = trials * slope**2 / (chance * (1 - chance))
+    finest = max(design.factors, key=lambda factor: len(factor.labels)).codes
+    half = np.empty(len(eta), dtype=np.int64)
+    half[np.lexsort((rng.random(len(eta)), finest))] = np.arange(len(eta)) % 2
+    out = eta.copy()
+    for term in model.hyperparameters.terms:
+        if "Intercept" not in term.names:
+            continue
+        sds = term.covariance.sds(fit.result.draws_theta[:, term.parameters])
+        least = 1 / max(float((sds[:, term.names.index("Intercept")] ** 2).mean()), 1e-12)
+        factor = design.factors[term.factor]
+        at = factor.codes + len(factor.labels) * half
+        sums, square = (np.bincount(at, weights=w, minlength=2 * len(factor.labels)) for w in (score, told))
+        step = sums / (square + least)
+        out += step[factor.codes + len(factor.labels) * (1 - half)]
+    return np.asarray(out)
+
+
+def bins_of(key: Array) -> Ints:
+    """The bin of each row (n,): about equally many in each, rows of the same key together."""
+    count = min(BINS, max(len(key) // 10, 2))
+    _, place, sizes = np.unique(np.round(key, 9), return_inverse=True, return_counts=True)
+    middle = np.cumsum(sizes) - (sizes + 1) / 2
+    return np.unique((middle * count / len(key)).astype(np.int64)[place], return_inverse=True)[1].astype(np.int64)
+
+
+def reliability(y: Array, trials: Array, expected: Array, key: Array, rng: np.random.Generator) -> Reliability:
+    """Bins of about equal size by `key` (n,), see `likenesses`; bands from events simulated from the predictions.
 
     Broecker and Smith 2007, Weather and Forecasting 22, 651-661.
     """
     expected = np.clip(expected, 0.0, 1.0)
-    order = np.argsort(expected, kind="stable")
-    bins = min(BINS, max(len(y) // 10, 2))
-    edges = np.linspace(0, len(y), bins + 1).round().astype(int)
-    label = np.empty(len(y), dtype=np.int64)
-    label[order] = np.repeat(np.arange(bins), np.diff(edges))
+    label = bins_of(key)
+    bins = int(label.max()) + 1
     total = np.bincount(label, weights=trials, minlength=bins)
     predicted = np.bincount(label, weights=trials * expected, minlength=bins)
     events = np.bincount(label, weights=y, minlength=bins)
     variance = np.maximum(np.bincount(label, weights=trials * expected * (1 - expected), minlength=bins), 1e-12)
-    simulated = np.empty((SIMULATED, bins))
-    for k in range(SIMULATED if len(y) <= 20_000 else 200):
-        simulated[k] = np.bincount(
-            label, weights=rng.binomial(trials.astype(np.int64), expected).astype(float), minlength=bins
-        )
-    simulated = simulated[: k + 1]
-    own = float(((events - predicted) ** 2 / variance).sum())
+    simulated = np.empty((SIMULATED if len(y) <= 20_000 else 200, bins))
+    for own in simulated:
+        drawn = rng.binomial(trials.astype(np.int64), expected).astype(float)
+        own[:] = np.bincount(label, weights=drawn, minlength=bins)
+    statistic = float(((events - predicted) ** 2 / variance).sum())
     others = ((simulated - predicted) ** 2 / variance).sum(axis=1)
     low, high = np.quantile(simulated, [0.05, 0.95], axis=0) / total
-    p = (1 + float((others >= own).sum())) / (1 + len(others))
-    reference = np.array([others.mean(), *np.quantile(others, [0.05, 0.95])])
-    return Reliability(predicted / total, events / total, low, high, np.diff(edges).astype(float), own, p, reference)
+    p = (1 + float((others >= statistic).sum())) / (1 + len(others))
+    reference = np.array([others.mean(), others.std(), *np.quantile(others, [0.05, 0.95])])
+    sizes = np.bincount(label).astype(float)
+    return Reliability(predicted / total, events / total, low, high, sizes, statistic, p, reference)

@@ -201,11 +201,16 @@ def exact_log_likelihoods(model: Model, theta: Array, gamma: Array, effects: Arr
 
 def _from_posterior(plan: Plan, fit: Posterior, truth: Mapping[str, float], rng: np.random.Generator) -> Array:
     parameters = fit.parameters
+    unknown = next((name for name in parameters if name not in plan.names), None)
+    if unknown is not None:
+        raise _not_checked(unknown, plan)
     out = np.full((len(plan.names), COLUMNS), np.nan)
     places = parameter_places(fit, np.array([truth[name] for name in parameters]))
     table = fit.summary()[["mean", "sd", "q05", "q95"]].to_numpy()
     for row, name in enumerate(parameters):
         out[plan.names.index(name)] = truth[name], *table[row], places[row]
+    if fit.model.parameter_names != plan.model.parameter_names:  # a smaller model: its effects are other quantities
+        return out
     for f in {effect.factor for effect in plan.effects}:
         own = [effect for effect in plan.effects if effect.factor == f]
         labels = list(dict.fromkeys(effect.label for effect in own))
@@ -278,12 +283,16 @@ def _from_draws(plan: Plan, answer: Any, truth: Mapping[str, float], rng: np.ran
     out = np.full((len(plan.names), COLUMNS), np.nan)
     for name, given in named.items():
         if name not in plan.names:
-            raise FunctionFailed(
-                f"The function given as fit= returned draws of {name!r}, which is not among what is checked. "
-                f"{did_you_mean(str(name), plan.names)}"
-            )
+            raise _not_checked(str(name), plan)
         out[plan.names.index(name)] = ranked(independent(str(name), given), truth[name], rng)
     return out
+
+
+def _not_checked(name: str, plan: Plan) -> FunctionFailed:
+    return FunctionFailed(
+        f"The function given as fit= returned {name!r}, which is not among what is checked. "
+        f"{did_you_mean(name, plan.names)}"
+    )
 
 
 def _mapping(answer: Any) -> dict[Any, Any]:

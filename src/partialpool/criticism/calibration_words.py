@@ -32,10 +32,12 @@ def _verdicts(found: Calibration) -> list[str]:
     table = found.table
     wrong = table[table["verdict"].isin(list(MEANINGS))]
     unclear = table.index[table["verdict"] == "not clear"].tolist()
-    checked = f"{len(table)} quantit{'ies' if len(table) > 1 else 'y'}"
     out = []
     if wrong.empty and not unclear:
-        out.append(f"Calibrated: none of {checked} is out of its place more than chance allows.")
+        which = f"none of {len(table)} quantities" if len(table) > 1 else f"{table.index[0]!r}"
+        out.append(
+            f"Calibrated: {which} is {'not ' if len(table) == 1 else ''}out of its place more than chance allows."
+        )
     for kind, own in wrong.groupby("verdict", sort=False):
         p = float(own["p"].min())
         told = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
@@ -66,11 +68,11 @@ def _left_out(found: Calibration) -> list[str]:
         out.append(f"Interrupted: {done:,} of {found.wanted:,} replicates were finished.")
     failed = len(found.failures)
     if failed:
-        first = str(found.failures.iloc[0])
+        are, first = "are" if failed > 1 else "is", str(found.failures.iloc[0]).rstrip(".")
         out.append(
-            f"{failed:,} of {done:,} replicates gave no fit and are left out, which does not bias the check (the "
-            f"first, replicate {found.failures.index[0]}: {first.rstrip('.')}). "
-            "Priors that allow impossible data are the usual reason: see model.sample_prior_predictive()."
+            f"{failed:,} of {done:,} replicates gave no fit and {are} left out, which does not bias the check (the "
+            f"first, replicate {found.failures.index[0]}: {first}). Priors that allow impossible data are the usual "
+            "reason: see model.sample_prior_predictive()."
         )
     if found._missing:
         out.append(f"Left out, since not every replicate has them: {_named(list(found._missing))}.")
@@ -87,10 +89,10 @@ def _power(found: Calibration) -> list[str]:
     """How small an error so many replicates could have told."""
     count = found.replicates
     small, large = told_sds(count, len(found.quantities))
+    above = f"{100 * (large - 1):.0f}% too large" if large < 2 else f"{large:.1f} times too large"
     return [
-        f"Nine times in ten, {count:,} replicates catch posterior sds that are {100 * (1 - small):.0f}% too small or "
-        f"{100 * (large - 1):.0f}% too large; the standard error of a 90% interval's coverage is "
-        f"{math.sqrt(0.09 / count):.3f}."
+        f"About nine times in ten, {count:,} replicates catch posterior sds that are {100 * (1 - small):.0f}% too "
+        f"small or {above}; the standard error of a 90% interval's coverage is {math.sqrt(0.09 / count):.3f}."
     ]
 
 

@@ -22,6 +22,7 @@ from partialpool.criticism.calibration_of_rows import (
     LeftOutRows,
     Reliability,
     left_out_rows,
+    likenesses,
     reliability,
 )
 from partialpool.criticism.check_by_group import by_group
@@ -32,7 +33,7 @@ from partialpool.criticism.check_request import (
     battery,
 )
 from partialpool.criticism.check_table import Compared, framed, table_of
-from partialpool.criticism.check_words import KINDS, aligned, verdict
+from partialpool.criticism.check_words import KINDS, aligned, shown_p, verdict, width_of
 from partialpool.criticism.outlying_groups import GroupEffects, group_effects
 from partialpool.criticism.replicates import Replicates, replicates_used
 from partialpool.criticism.statistics import (
@@ -114,7 +115,10 @@ class PredictiveCheck(Report):
     def shown(self) -> pandas.DataFrame:
         """The table without the replicates' sd and the kinds of p, each row with the decimals it deserves."""
         frame = self._table.drop(columns=["sd", "kind"]).set_index("check")
-        decimals = [decimals_for(float(sd)) for sd in self._table["sd"]]
+        wide = self._table[["sd", "q05", "q95"]].to_numpy(dtype=float)
+        decimals = [decimals_for(width_of(*row)) for row in wide.tolist()]
+        for name in ("p", "p_adjusted"):
+            frame[name] = shown_p(frame[name].tolist())
         for name in ("observed", "mean", "q05", "q95"):
             frame[name] = aligned(frame[name].tolist(), decimals)
         return frame
@@ -147,7 +151,9 @@ class PredictiveCheck(Report):
         design = self.source.model.design
         trials = np.ones(design.n_rows) if design.trials is None else design.trials
         chosen = self.rows.chosen
-        return reliability(design.y[chosen], trials[chosen], self.rows.expected, self.replicates.stream(SIMULATIONS))
+        stream = self.replicates.stream(SIMULATIONS)
+        key = likenesses(self.source, stream)[chosen]
+        return reliability(design.y[chosen], trials[chosen], self.rows.expected, key, stream)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -285,7 +291,8 @@ def _information(replicates: Replicates) -> Array:
 
 def _compare(replicates: Replicates, request: Request) -> tuple[list[Compared], list[str]]:
     design = replicates.fit.model.design
-    y, data = design.y, design.data
+    # A user's function may change what it is given: never the fit's own rows.
+    y, data = design.y, design.data.copy() if any(own.takes_data for own in request.own) else design.data
     count = replicates.count
     replicated = {id(one): np.empty(count) for one in (*request.statistics, *request.own)}
     observed: dict[int, Array] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.criticism.calibration_of_rows import predictions_differ
 from partialpool.criticism.envelopes import Envelope, envelope
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def kinds(found: PredictiveCheck) -> tuple[str, ...]:
         out += ["density", "pit", "residuals"]
     if family.discrete and family.name != "bernoulli":
         out.append("rootogram")
-    if family.name in ("bernoulli", "binomial"):
+    if family.name in ("bernoulli", "binomial") and predictions_differ(found.source.model.design):
         out.append("reliability")
     if found.effects:
         out.append("effects")

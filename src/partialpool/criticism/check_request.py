@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partialpool.criticism import statistics as st
+from partialpool.criticism.calibration_of_rows import predictions_differ
 from partialpool.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def battery(fit: Posterior, factors: Sequence[int], new: bool, information: Call
         notes.append(f"Slopes of {', '.join(left)} were not looked at; name them all with statistic='slopes'.")
     others = [LARGEST_EFFECT] if factors else []
     others += [] if fit.model.family.name == "bernoulli" else [ROWS]
-    others += [RELIABILITY] if fit.model.family.name in ("bernoulli", "binomial") else []
+    of_events = fit.model.family.name in ("bernoulli", "binomial")
+    others += [RELIABILITY] if of_events and predictions_differ(fit.model.design) else []
     return Request(tuple(found), (), tuple(others), tuple(notes))
 
 
@@ -179,7 +181,8 @@ def asked(
             others.append(name)
     if not (found or functions or others):
         raise ModelError(f"statistic={statistic!r} names nothing; there are {', '.join(NAMES)}, or a function of y.")
-    return Request(tuple(found), tuple(functions), tuple(others))
+    once = {one.label: one for one in found}
+    return Request(tuple(once.values()), tuple(functions), tuple(dict.fromkeys(others)))
 
 
 def _known(text: str) -> str:
@@ -200,6 +203,11 @@ def _refuse(fit: Posterior, name: str, factors: Sequence[int], new: bool) -> Non
         raise ModelError(f"{name!r} is about rows given their own groups; leave groups='new' out.")
     if name == RELIABILITY and family.name not in ("bernoulli", "binomial"):
         raise ModelError(f"'reliability' is for bernoulli and binomial responses; this one is {family.name}.")
+    if name == RELIABILITY and not predictions_differ(fit.model.design):
+        raise ModelError(
+            "'reliability' needs rows whose predictions differ: a predictor, or groups of several rows. Here every row "
+            "is predicted alike."
+        )
 
 
 def _own(function: Any, name: str | None) -> Own:

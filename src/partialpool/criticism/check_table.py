@@ -14,6 +14,7 @@ from partialpool.criticism.check_request import RELIABILITY, ROWS
 from partialpool.criticism.check_words import BY_ITSELF, KINDS, effect_label
 from partialpool.criticism.envelopes import holm, two_sided_p, upper_p
 from partialpool.criticism.statistics import LARGER
+from partialpool.present.transforms import smooth_components
 
 if TYPE_CHECKING:
     import pandas
@@ -76,8 +77,8 @@ def table_of(found: PredictiveCheck) -> pandas.DataFrame:
         rows.append([ROWS, *_rows_statistic(found.rows), 0.0, KINDS["row"]])
     if RELIABILITY in found.request.others:
         own = found.reliability
-        mean, low, high = own.reference
-        rows.append([RELIABILITY, own.statistic, mean, np.nan, low, high, own.p, 0.0, KINDS["row"]])
+        mean, sd, low, high = own.reference
+        rows.append([RELIABILITY, own.statistic, mean, sd, low, high, own.p, 0.0, KINDS["row"]])
     frame = framed(rows)
     weights = np.array(
         [LIGHT if found.groups == "same" and _by_itself(found, label) else 1.0 for label in frame["check"]]
@@ -105,8 +106,6 @@ def _largest_of(count: int) -> tuple[float, float, float, float]:
 def _rows_statistic(rows: LeftOutRows) -> list[float]:
     """Neyman's smooth statistic of the transforms, its distribution where they are uniform, and its p-value."""
     from scipy.special import chdtrc, chdtri
-
-    from partialpool.present.pit import smooth_components
 
     components = smooth_components(rows.below, rows.at)
     value, degrees = float((components**2).sum()), len(components)

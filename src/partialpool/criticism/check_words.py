@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partialpool.criticism.check_request import OF_ONE_PARAMETER
+from partialpool.levels.crossing import root_of
 from partialpool.present.tables import decimals_for, listed, number
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def verdict(found: PredictiveCheck) -> list[str]:
 
 
 #: What is told first: checks that point to a cause, before those in which it shows too.
-CAUSES = ("slopes", "largest", "zeros", "dispersion", "tails", "skewness", "sd of group", "within-group")
+CAUSES = ("slopes", "largest", "zeros", "dispersion", "skewness", "tails", "sd of group", "within-group")
 
 
 def _first_causes(rows: pandas.DataFrame) -> list[Any]:
@@ -92,9 +93,25 @@ def _sign(found: PredictiveCheck, row: Any, count: int) -> str:
 
 
 def _values(row: Any) -> str:
-    places = decimals_for(float(row.sd)) if np.isfinite(float(row.sd)) else None
+    places = decimals_for(width_of(row.sd, row.q05, row.q95))
     mean, low, high = (number(float(value), places) for value in (row.mean, row.q05, row.q95))
     return f"{row.check} is {number(float(row.observed), places)} where the model gives {mean} ({low} to {high})"
+
+
+def width_of(sd: float, low: float, high: float) -> float:
+    """How far replicates spread, for the decimals of what stands beside them: not by a few that lie far out."""
+    return min(float(sd), (float(high) - float(low)) / 3.29) if high > low else float(sd)
+
+
+def shown_p(p: Sequence[float]) -> list[str]:
+    """p-values as text.
+
+    Examples
+    --------
+    >>> shown_p([0.0001, 0.04, 1.0])
+    ['<0.001', '0.040', '1.000']
+    """
+    return ["<0.001" if value < 0.001 else number(float(value), 3) for value in p]
 
 
 def aligned(values: Sequence[float], decimals: Sequence[int | None]) -> list[str]:
@@ -130,7 +147,20 @@ def mend(found: PredictiveCheck, label: str, larger: bool) -> str:
     whole = fit.model.family.name in ("gaussian", "student_t") and bool((fit.model.design.y >= 0).all())
     if name == "minimum" and larger and whole and own is not None and float(np.quantile(own.replicated, 0.05)) < 0:
         return 'The model makes responses below 0, which the data do not have: family="gamma" or "lognormal".'
+    table = found.table.set_index("check")["p_adjusted"]
+    if name == "tails of residuals" and larger and table.get("skewness of residuals", 1.0) <= AGAINST:
+        return "Skewness makes tails heavy too: mend that first."
+    if name == "within-group correlation":
+        return _of_correlation(fit, larger)
     return _of_rows(fit, name, larger)
+
+
+def _of_correlation(fit: Posterior, larger: bool) -> str:
+    if larger:
+        return "Rows of a group are more alike than the model makes them."
+    if fit.model.family.name in OF_ONE_PARAMETER:
+        return "Rows of a group differ more than the model makes them: see dispersion."
+    return "Rows of a group differ more than the model makes them."
 
 
 def effect_label(effect: GroupEffects) -> str:
@@ -231,12 +261,25 @@ def _tails(fit: Posterior, larger: bool) -> str:
     if not larger:
         return "Residuals have lighter tails than the family: is the response bounded?"
     if family == "gaussian":
-        return 'Residuals have heavy tails: family="student_t" keeps single rows from pulling the fit.'
+        return (
+            'Residuals have heavy tails: family="student_t" keeps single rows from pulling the fit. Where the spread '
+            "differs between rows instead (fit.residuals() against the predictors), give sigma a formula of its own: "
+            f"{_formula_of_sigma(fit)}."
+        )
     if family == "student_t":
         return (
             "Tails are heavier than one Student-t makes them: does the spread differ between rows (a formula of sigma)?"
         )
     return "Residuals have heavier tails than the family: look at the rows that lie far out (fit.residuals())."
+
+
+def _formula_of_sigma(fit: Posterior) -> str:
+    """How sigma would get the predictors of the mean, as it is typed."""
+    design = fit.model.design
+    own = [n for n, other in zip(design.x_names, design.x_predictor, strict=True) if not other and n != "Intercept"]
+    columns = [name for name in dict.fromkeys(root_of(name) for name in own) if name in design.data.columns]
+    by = " + ".join(columns[:2]) if columns else f"(1 | {design.factors[0].name})" if design.factors else "x"
+    return f'pp.formula("{design.terms.formula}", sigma="~ {by}")'
 
 
 def _skewness(fit: Posterior, larger: bool) -> str:

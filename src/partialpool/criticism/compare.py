@@ -153,17 +153,18 @@ class Comparison(Report):
         totals = scores.sum(axis=0)
         order = np.argsort(-totals, kind="stable")
         best = scores[:, order[0]]
+        with np.errstate(invalid="ignore"):
+            apart = scores - best[:, None]
         stacking, bma = stacking_weights(scores), np.full(len(names), math.nan)
         if np.isfinite(totals).any():
             bma = pseudo_bma_weights(scores, self._seed)
         rows = []
         for m in order:
             name = names[m]
-            with np.errstate(invalid="ignore"):
-                apart = scores[:, m] - best
             rows.append({
-                "elpd": totals[m], "se": _total_se(scores[:, m]), "difference": totals[m] - best.sum(),
-                "difference_se": _total_se(apart) if m != order[0] else math.nan,
+                "elpd": totals[m], "se": _total_se(scores[:, m]),
+                "difference": float(apart[:, m].sum()) if np.isfinite(totals[m]) else totals[m],
+                "difference_se": _total_se(apart[:, m]) if m != order[0] else math.nan,
                 "p_eff": self._scored.p_eff[name], "stacking": stacking[m], "pseudo_bma": bma[m],
                 "mc_error": self._scored.error[name], "units": units, "note": self._scored.note[name],
             })  # fmt: skip
@@ -293,8 +294,9 @@ class EvidenceComparison(Report):
 
     @property
     def shown(self) -> pandas.DataFrame:
-        """The table without an empty column."""
-        return self._table if self._table["note"].any() else self._table.drop(columns="note")
+        """The table without an empty column, probabilities to four places."""
+        table = self._table.round({"bayes_factor": 4, "probability": 4})
+        return table if table["note"].any() else table.drop(columns="note")
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:

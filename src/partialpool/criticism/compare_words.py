@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 #: A difference below this is small; units below which standard errors are rough; errors that tell models apart.
 SMALL, FEW, APART = 4.0, 100, 2.0
+#: Differences (and standard errors) that are not told by number.
+LEAST = 0.01
 #: Models from which the best of them looks better than it is.
 MANY = 10
 #: A weight from which stacking wants a mixture.
 MIXED = 0.05
 #: Factors by which the evidence is told in words (Kass and Raftery, 1995).
 WEAK, STRONG = 3.0, 20.0
+#: A log Bayes factor to the other side that counts as one.
+TURNED = 0.05
 
 
 def pointwise_sentences(table: pandas.DataFrame, scored: Scored, criterion: str) -> list[str]:
@@ -33,7 +37,9 @@ def pointwise_sentences(table: pandas.DataFrame, scored: Scored, criterion: str)
     if scored.severe:
         out[len(scored.warnings)] = f"With so many of them do not believe what follows. {out[len(scored.warnings)]}"
     units = int(table["units"].iloc[0])
-    if units < FEW:
+    if units == 1:
+        out.append("One unit cannot tell how sure a difference is.")
+    elif units < FEW:
         out.append(
             f"{units} {scored.unit} are few: standard errors over fewer than {FEW} are rough and rather too small; "
             "do not lean on a difference of 2 or 3 of them."
@@ -78,8 +84,9 @@ def _verdict(table: pandas.DataFrame) -> list[str]:
 
 
 def _told(gap: float, se: float) -> str:
-    decimals = decimals_for(se) if math.isfinite(se) else None
-    decimals = None if decimals is None else min(decimals, 2)
+    if gap < LEAST and not se >= LEAST:
+        return f"less than {LEAST}"
+    decimals = min(decimals_for(se), 2) if math.isfinite(se) and se > 0 else 2
     return f"{number(gap, decimals)} (se {number(se, decimals)})" if math.isfinite(se) else number(gap, decimals)
 
 
@@ -129,24 +136,30 @@ def evidence_sentences(table: pandas.DataFrame, found: Evidence) -> list[str]:
     return out
 
 
-def _bayes_factor(best: str, name: str, gap: float, error: float) -> str:
+def _strength(gap: float) -> str:
     factor = math.exp(gap) if gap < 700 else math.inf
-    told = f"{factor:,.1f}" if factor < 1000 else f"exp({gap:.1f})"
-    strength = "hardly favour" if factor < WEAK else "favour" if factor < STRONG else "strongly favour"
+    return "hardly favour" if factor < WEAK else "favour" if factor < STRONG else "strongly favour"
+
+
+def _bayes_factor(best: str, name: str, gap: float, error: float) -> str:
+    gap = max(0.0, gap)
+    told = f"{math.exp(gap):,.1f}" if gap < math.log(1000) else f"exp({gap:.1f})"
     sure = f"log {gap:.2f}, Monte Carlo error {number(error, decimals_for(error) if error > 0 else 2)}"
-    more = " That error is too large to tell them apart; fit with a larger ess=." if 2 * error > gap else ""
-    return f"The data {strength} {best!r} over {name!r}: a Bayes factor of {told} ({sure}).{more}"
+    unsure = 2 * error > gap and gap + 2 * error > math.log(WEAK)
+    more = " That error is too large to tell them apart; fit with a larger ess=." if unsure else ""
+    return f"The data {_strength(gap)} {best!r} over {name!r}: a Bayes factor of {told} ({sure}).{more}"
 
 
 def _hangs(best: str, name: str, gap: float, by_prior: pandas.DataFrame) -> str:
     apart = (by_prior[best] - by_prior[name]).dropna()
-    narrow, wide = float(apart.index[0]), float(apart.index[-1])
     if len(apart) < 2:
         return f"Under other priors {best!r} and {name!r} could not both be fitted."
+    narrow, wide = float(apart.index[0]), float(apart.index[-1])
     first, last = float(apart.iloc[0]), float(apart.iloc[-1])
-    turned = bool((apart < 0).any())
+    turned = bool((apart < -TURNED).any())
     verdict = "the verdict turns" if turned else "the verdict stays"
-    much = "" if turned or max(abs(first - gap), abs(last - gap)) < 0.7 else ", its strength does not"
+    changed = any(_strength(float(value)) != _strength(gap) for value in apart)
+    much = ", its strength does not" if changed and not turned else ""
     return (
         f"  With priors of slopes and group sds {_times(narrow)} that log factor is {first:.2f}, {_times(wide)} it is "
         f"{last:.2f}: {verdict}{much} (see .by_prior)."

@@ -22,7 +22,7 @@ from partialpool.criticism.densities import (
     marginal_moments,
 )
 from partialpool.criticism.effective import parameters_by_level
-from partialpool.criticism.level_words import level_sentence, marginal_of
+from partialpool.criticism.level_words import conditional_of, level_sentence, marginal_of
 from partialpool.present.report import Report
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ class Dic(Report):
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """What the numbers say."""
-        out = [
-            "conditional: group effects count as parameters, the deviance is that of the rows of these groups.",
-        ]
+        out = [conditional_of(self.source)]
         if "marginal" in self._lines:
-            out.append(f"marginal: {marginal_of(self.source)}.")
+            out.append(f"marginal: {marginal_of(self.source)}; it is about new groups.")
             out.append("The two answer different questions: compare models by rows of the same kind only.")
         out.append(level_sentence(self._levels))
         for kind, row in self._lines.items():

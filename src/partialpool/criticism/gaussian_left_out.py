@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from partialpool.algebra import leftout
 from partialpool.algebra.cholesky import LeafRoot
-from partialpool.algebra.leftout_wide import WideNodes
+from partialpool.algebra.lapack import one_blas_thread
+from partialpool.algebra.leftout_nodes import LeftOutNodes
 from partialpool.algebra.structure import CrossProducts
 from partialpool.criticism.gaussian_units import blocks_with, elimination_of, lay_out
 from partialpool.criticism.nodes import Nodes
@@ -144,7 +145,8 @@ class GaussianLeftOut:
             else:
                 self._run(nodes, part, units, (lams, inv_vars, scales, logs), known, left, inside)
 
-        _over_parts(run, size, self.threads)
+        with one_blas_thread():
+            _over_parts(run, size, self.threads)
         return left, inside
 
     def _run(
@@ -164,24 +166,15 @@ class GaussianLeftOut:
             weight, constant = self._row_terms(float(np.exp(nodes.theta[part.start, sigma_at])))
             cross = self._cross_products(weight)
         lams, inv_vars, scales, logs = (np.ascontiguousarray(values[part]) for values in given)
-        ranges, rows = self._rows_of_slice(units, weight, constant, known is not None)
-        root = LeafRoot(cross, self._proper)
-        if root.wide:
-            WideNodes(root).leave(lams, inv_vars, scales, logs, self.level, rows, left, inside, part.start)
-            return
-        structure = self.structure
-        means, covs = (np.empty((len(lams), 0)),) * 2 if known is None else (known[0][part], known[1][part])
-        arguments: list[Any] = [
-            *structure.arrays, *cross.values, ranges, structure.root_at, cross.root_v, cross.gx, cross.gxx,
-            structure.root_blocks, lams, inv_vars, scales, self._proper, logs, known is not None,
-            np.ascontiguousarray(means), np.ascontiguousarray(covs.reshape(len(lams), -1)), self.level, *rows,
-            left, inside, part.start,
-        ]  # fmt: skip
-        leftout.leave_batch(*arguments)
+        ranges, rows = self._rows_of_slice(units, weight, constant)
+        moments = None if known is None else (known[0][part], known[1][part])
+        LeftOutNodes(LeafRoot(cross, self._proper), self.level).leave(
+            lams, inv_vars, scales, logs, moments, ranges, rows, left, inside, part.start
+        )
 
-    def _rows_of_slice(self, units: slice, weight: Array, constant: Array, only: bool) -> tuple[Ints, tuple[Any, ...]]:
-        """The groups to eliminate, and the arguments of the kernels that describe the units."""
-        own, structure = self._units, self.structure
+    def _rows_of_slice(self, units: slice, weight: Array, constant: Array) -> tuple[Ints, tuple[Any, ...]]:
+        """The groups in which these units lie, and the arguments of the kernels that describe the units."""
+        own = self._units
         pointer = own.pointer
         if self.factor is None:
             rows = slice(units.start, units.stop)
@@ -194,27 +187,21 @@ class GaussianLeftOut:
             local = pointer[first : last + 1] - rows.start
         order = own.order[rows]
         row_weight, row_count, row_constant = weight[order], self._count[order], constant[order]
-        pieces: tuple[Any, ...] = (own.own[rows], own.dense[rows], own.sparse[rows], own.entry[rows], own.y[rows])
-        at_product: Ints = np.zeros(0, np.int64)
-        products, spans = np.zeros(0), np.zeros((0, 1, 2), np.int64)
-        if self.factor is not None:
-            met = own.met[first:last]
-            sizes = (own.dense.shape[1] + met + 1) ** 2
-            at_product = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-            products = np.zeros(int(sizes.sum()))
-            given: list[Any] = [local, *pieces[1:], row_weight, np.ascontiguousarray(met), at_product, products]
-            leftout.add_products(*given)
-            spans = np.ascontiguousarray(own.spans[first:last])
-            group = np.repeat(np.arange(last - first), np.diff(local))
-            row_count, row_constant = (
-                np.bincount(group, values, last - first).astype(float) for values in (row_count, row_constant)
-            )
-        ranges = np.array([[first, last]], dtype=np.int64) if only else structure.ranges
-        found = (
-            first, np.ascontiguousarray(local), *pieces, row_weight, row_count, row_constant, own.pairs, at_product,
-            products, spans,
-        )  # fmt: skip
-        return ranges, found
+        local = np.ascontiguousarray(local)
+        pieces: tuple[Any, ...] = (own.dense[rows], own.sparse[rows], own.entry[rows], own.y[rows])
+        ranges = np.array([[first, last]], dtype=np.int64)
+        if self.factor is None:
+            return ranges, (first, local, own.own[rows], *pieces, row_weight, row_count, row_constant, own.pairs)
+        met = own.met[first:last]
+        sizes = (own.dense.shape[1] + met + 1) ** 2
+        at_product = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        products = np.zeros(int(sizes.sum()))
+        given: list[Any] = [local, *pieces, row_weight, np.ascontiguousarray(met), at_product, products]
+        leftout.add_products(*given)
+        group = np.repeat(np.arange(last - first), np.diff(local))
+        count, constant = (np.bincount(group, each, last - first).astype(float) for each in (row_count, row_constant))
+        spans = np.ascontiguousarray(own.spans[first:last])
+        return ranges, (first, own.pairs, count, constant, at_product, products, spans)
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,11 @@ def make_folds(fits: Mapping[str, Posterior], folds: Any, by: Any, factor: str |
     design = next(iter(fits.values())).model.design
     number = checked_folds(folds, design.n_rows)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
+    if kind == ROWS and factor is not None:
+        raise ModelError(
+            f"factor={factor!r} has no part in folds of rows at random: write by='groups' for whole groups of it, or "
+            "by='stratified' for rows dealt out evenly within its groups."
+        )
     if kind == ROWS:
         return Folds(spread_over_groups(np.zeros(design.n_rows, dtype=np.int64), number, rng), kind, "")
     found = _factor(fits, factor, kind)

@@ -24,6 +24,7 @@ from partialpool.algebra.leaf import VALUE
 from partialpool.criticism.nodes import nodes_of_fit
 from partialpool.design.predictor import LinearPredictor, factor_columns
 from partialpool.inference.importance import effective_sample_size
+from partialpool.levels.fold_scores import normal_log_density
 from partialpool.posterior.effects import leaf_conditional
 from partialpool.posterior.groups import effect_draws, layout_of, mean_coefficients, mean_effects
 from partialpool.posterior.summaries import node_weights
@@ -82,7 +83,7 @@ def efficiency_of_draws(fit: Posterior, count: int) -> float:
 
 def weighted_normal(left: Array, variance: Array, weights: Array | None, rows: Ints) -> Array:
     """Normal log density of residuals (rows, draws), times the rows' weights."""
-    value = -0.5 * (LOG_2PI + np.log(variance) + left**2 / variance)
+    value = normal_log_density(left, np.zeros(1), variance)
     return np.asarray(value if weights is None else value * weights[rows][:, None])
 
 

@@ -166,7 +166,7 @@ def _by_prior(
     seeds = np.random.SeedSequence(seed, spawn_key=(2,)).generate_state(len(TIMES))
     tasks = [(times, name, int(own)) for times, own in zip(TIMES, seeds, strict=True) for name in fits]
     with Progress(progress) as bar, ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(_under, fits[name], times, own): (times, name) for times, name, own in tasks}
+        running = {pool.submit(under, fits[name], times, own): (times, name) for times, name, own in tasks}
         try:
             for done, future in enumerate(as_completed(running)):
                 found[running[future]] = future.result()
@@ -178,9 +178,9 @@ def _by_prior(
     return pd.DataFrame({name: [found[times, name] for times in index] for name in fits}, index=index)
 
 
-def _under(fit: Posterior, times: float, seed: int) -> float:
+def under(fit: Posterior, times: float, seed: int) -> float:
     """The log evidence with priors so many times as wide."""
-    if not fit.model.exact:
+    if not fit.model.exact and not _reaches_further(fit.model, times):
         added, size = reweighted(fit, times)
         if size >= ENOUGH:
             return fit.log_marginal_likelihood + added
@@ -189,6 +189,12 @@ def _under(fit: Posterior, times: float, seed: int) -> float:
     except PartialPoolError:  # such a prior may be impossible for the data
         return math.nan
     return fit.log_marginal_likelihood
+
+
+def _reaches_further(model: Model, times: float) -> bool:
+    """Whether wider priors allow what those of the fit rule out, where it can have no nodes."""
+    bounded = [model.priors[slot.name] for slot in model.priors.slots if slot.kind in SCALED]
+    return any(isinstance(p, Uniform) and (times > 1 or p.low > 0) for p in bounded)
 
 
 def reweighted(fit: Posterior, times: float) -> tuple[float, float]:
@@ -244,5 +250,6 @@ def scaled(prior: Distribution, times: float) -> Distribution:
     if isinstance(prior, InverseGamma):
         return replace(prior, scale=prior.scale * times)
     if isinstance(prior, Uniform):
-        return replace(prior, low=prior.low * times, high=prior.high * times)
+        centre = 0.5 * (prior.low + prior.high) if prior.low < 0 else 0.0  # of an sd: from 0
+        return replace(prior, low=centre + (prior.low - centre) * times, high=centre + (prior.high - centre) * times)
     return prior

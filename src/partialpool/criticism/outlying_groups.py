@@ -21,6 +21,8 @@ With few groups the prior of tau matters: a flat one predicts groups further out
 nodes are therefore weighted by ``tau / (tau^2 + s^2)`` too, Jeffreys' prior of the variance tau^2 + s^2 over a flat one
 of tau (s^2 the median of the groups'), with which probabilities of prediction are frequencies: exactly, for a normal
 sample; Datta, Mukerjee, Ghosh and Sweeting 2000, Annals of Statistics 28, 1414-1426, for such priors in general.
+Where a group has few counts in all, t_j is far from normal; the p-value is then that of the group's total among those
+of new groups in the same rows, the posterior as it is (cautious: the group makes some room for itself).
 Each effect of a group (intercept, slope) is looked at by itself. The largest of J groups has the p-value
 ``1 - (1 - min p_j)^J``.
 """
@@ -33,9 +35,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from partialpool.criticism.envelopes import two_sided_p
 from partialpool.criticism.replicates import Replicates, theta_basis
+from partialpool.criticism.statistics import Groups
 from partialpool.inference.gaussian import GaussianMarginal
-from partialpool.levels.exchangeability import _typical
+from partialpool.levels.exchangeability import typical_hyperparameters
 from partialpool.posterior.groups import chosen_positions, factor_terms, layout_of, sds_at, seconds_per_node
 
 if TYPE_CHECKING:
@@ -49,6 +53,8 @@ BATCH, BUDGET, FEWEST_NODES, MOST_NODES = 4_000_000, 0.5, 64, 4000
 LEAST = 1e-9
 #: Groups from which the largest is judged.
 FEWEST_GROUPS = 4
+#: Total of a group's counts, as the model has it for a new group, below which it is judged by its total.
+FEW_COUNTS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +82,31 @@ def group_effects(replicates: Replicates, factor: int) -> list[GroupEffects]:
     fit = replicates.fit
     if len(fit.model.design.factors[factor].labels) < FEWEST_GROUPS:
         return []
-    evidence = own_evidence(replicates, factor)
+    evidence, terms = own_evidence(replicates, factor), factor_terms(fit.model.design, factor)
     out = []
-    for k, term in enumerate(factor_terms(fit.model.design, factor)):
+    for k, term in enumerate(terms):
         own, square, spread = evidence.own[:, :, k], evidence.square[:, :, k], evidence.spread[:, k]
         weights = evidence.log_weights + _matching(spread, square)
-        out.append(_judged(fit, factor, term, left_out_p(own, square, spread**2, weights)))
+        found = left_out_p(own, square, spread**2, weights)
+        family = fit.model.family
+        if terms == ("Intercept",) and family.discrete and not family.takes_trials and family.name != "bernoulli":
+            found = _of_few_counts(replicates, factor, found)
+        out.append(_judged(fit, factor, term, found))
     return out
+
+
+def _of_few_counts(replicates: Replicates, factor: int, found: LeftOutGroups) -> LeftOutGroups:
+    """Groups of few counts judged by their totals."""
+    fit = replicates.fit
+    groups = Groups.of(fit.model.design, factor)
+    new = Replicates.of(fit, replicates.draws, factor, False, replicates.seed)
+    observed = groups.sums(fit.model.design.y)
+    totals = np.concatenate([groups.sums(block.y) for block in new.blocks()], axis=1)
+    few = np.flatnonzero(np.median(totals, axis=1) < FEW_COUNTS)
+    p = found.p.copy()
+    for j in few[np.isfinite(p[few])]:
+        p[j] = two_sided_p(totals[j], observed[j])
+    return found._replace(p=p)
 
 
 def _matching(spread: Array, square: Array) -> Array:
@@ -179,7 +203,7 @@ def own_evidence(replicates: Replicates, factor: int) -> Evidence:
         return _of_leaf(fit, factor)
     theta = fit.result.draws_theta[replicates.draws]
     mean, variance = _moments_of_draws(replicates, factor)
-    prior = sds_at(fit, _typical(fit), factor) ** 2
+    prior = sds_at(fit, typical_hyperparameters(fit), factor) ** 2
     own, square = _own(mean[None], variance[None], prior, 4 * np.sqrt(2 / replicates.count))
     return Evidence(own, square, sds_at(fit, theta, factor), np.zeros(len(theta)))
 
@@ -209,7 +233,7 @@ def _of_gaussian(fit: Posterior, factor: int) -> Evidence:
 
 
 def _of_leaf(fit: Posterior, factor: int) -> Evidence:
-    from partialpool.posterior.effects import _some_draws, leaf_conditional, nodes_of
+    from partialpool.posterior.effects import leaf_conditional, nodes_of, some_draws
 
     conditional = leaf_conditional(fit)
     count = _affordable(conditional.seconds, conditional.groups * conditional.q)
@@ -217,7 +241,7 @@ def _of_leaf(fit: Posterior, factor: int) -> Evidence:
         at, weights = chosen_positions(fit, count)
         theta, gamma, root = (part[at] for part in nodes_of(fit))
     else:
-        theta, gamma, root = _some_draws(fit, count)
+        theta, gamma, root = some_draws(fit, count)
         weights = np.full(len(theta), 1 / len(theta))
     mean, variance = conditional.moments(theta, gamma, root)
     spread = sds_at(fit, theta, factor)

@@ -95,7 +95,8 @@ def prior_sensitivity(
         def run(number: int) -> None:
             at = lacking[number]
             found[at] = _refitted(fit, wanted[at], fit.seed if seed is None else seed)
-            bar.update((number + 1) / len(lacking), f"{len(lacking)} refits")
+            done = sum(found[own].how != REFITTED or found[own].fit is not None for own in lacking)
+            bar.update(done / len(lacking), f"{len(lacking)} refits")
 
         over_threads(run, len(lacking), threads)
     k = fit.accuracy.pareto_k

@@ -117,7 +117,7 @@ def _moved(table: PriorSensitivity, answer: Answer) -> str:
         for name in names[:3]
     ]
     if len(names) > 3:
-        parts.append(f"{len(names) - 3} more parameters move")
+        parts.append(f"{len(names) - 3} more {'parameters move' if len(names) > 4 else 'parameter moves'}")
     for name in own.index[own.index.str.startswith("shrinkage(")]:
         if abs(own.loc[name, "mean"] - base.loc[name, "mean"]) > TOLD_SHRINKAGE:
             parts.append(f"average {name} {own.loc[name, 'mean']:.2f} instead of {base.loc[name, 'mean']:.2f}")

@@ -162,16 +162,18 @@ class Leaf:
             return 0.0
         while True:
             if not steps:
-                return self._change(evaluate(self.rule), evaluate(rule_of(3 * self.rule.step // 2, self.q)))
+                return largest_change(evaluate(self.rule), evaluate(rule_of(3 * self.rule.step // 2, self.q)))
             finer = rule_of(steps[min(1, len(steps) - 1)], self.q)
-            error = self._change(evaluate(self.rule), evaluate(finer))
+            error = largest_change(evaluate(self.rule), evaluate(finer))
             if error <= ENOUGH:
                 return error
             self.rule = rule_of(steps.pop(0), self.q)
 
-    @staticmethod
-    def _change(coarse: Array, fine: Array) -> float:
-        both = np.isfinite(coarse) & np.isfinite(fine)
+
+def largest_change(coarse: Array, fine: Array) -> float:
+    """The largest difference of log densities, where both exist."""
+    both = np.isfinite(coarse) & np.isfinite(fine)
+    with np.errstate(invalid="ignore"):
         return float(np.abs(np.where(both, coarse - fine, 0.0)).max(initial=0.0))
 
 

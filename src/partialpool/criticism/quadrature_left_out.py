@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from partialpool.algebra.joint import family_kernels
 from partialpool.algebra.leaf import VALUE
 from partialpool.algebra.leafloo import row_kernel
-from partialpool.criticism.nodes import Nodes
+from partialpool.algebra.psis import leave_out
+from partialpool.criticism.nodes import Nodes, nodes_of_fit
+from partialpool.criticism.quadrature_above import Above
 from partialpool.criticism.quadrature_leaf import (
     PIECES,
     SAMPLE,
@@ -47,6 +49,14 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+#: Nodes at which is found which rows need the effects above the leaf integrated as well: those of whose weights there
+#: Pareto k, or the error, is larger. Numbers, rows times nodes, of one block of them.
+PILOT, LIGHT_K, LIGHT_ERROR, MOST_NUMBERS = 1000, 0.4, 0.03, 20_000_000
+#: How much more an evaluation counts there: the density of a row is smoother, and needs fewer nodes.
+DEARER = 3
+#: Numbers, rows and groups times nodes, that are in the work at a time where the factor above the leaf is integrated.
+TOGETHER = 400_000
+
 
 class QuadratureRows:
     """`Conditional` of rows.
@@ -62,6 +72,7 @@ class QuadratureRows:
     ----------
     order : (n,) the rows in the order in which blocks of them cost least: by groups of the leaf.
     error : what a finer rule changes in a row's log density, at most.
+    integrated : (n,) by row in the leaf's order, whether the effect above its group is integrated out too.
     counts : (2,) how often a row went by its group's rule, and by one of its own.
 
     Examples
@@ -84,9 +95,29 @@ class QuadratureRows:
         self.group = np.repeat(np.arange(self.leaf.rows.n_groups), np.diff(self.leaf.rows.pointer))
         self.counts = np.zeros(2, dtype=np.int64)
         self.kernel = row_kernel(*self.leaf.family)
+        self.integrated = np.zeros(self.units, dtype=bool)
         places, sample = self.leaf.places(self.leaf.some_nodes()), _sample(self.units)
         self.error = self.leaf.settle(lambda rule: self._densities(places, sample, rule)[0])
+        self.above = Above(self.leaf)
+        if (self.above.units >= 0).any():
+            self._choose(fit)
+            own = self.order[self.integrated]
+            own = own[_sample(len(own))]
+            error = self.above.settle(lambda: self._densities(places, own, self.leaf.rule)[0])
+            self.error = max(self.error, error)
+        self.order = self.order[np.argsort(self.above.units[self.group], kind="stable")]
         self.counts[:] = 0
+
+    def _choose(self, fit: Posterior) -> None:
+        """Integrate the effects above the leaf too where weights at some nodes that hold them are not light."""
+        nodes = nodes_of_fit(fit, PILOT)
+        places, small = self.leaf.places(nodes), np.flatnonzero(self.above.units[self.group] >= 0)
+        for own in np.array_split(small, -(-small.size * len(nodes.theta) // MOST_NUMBERS)):
+            left, _ = self._densities(places, self.order[own], self.leaf.rule)
+            found = leave_out(
+                np.ascontiguousarray(left), nodes.log_weights, nodes.efficiency, 1.0, np.inf, threads=self.leaf.threads
+            )
+            self.integrated[own] = ~((found.k <= LIGHT_K) & (found.error <= LIGHT_ERROR))
 
     @property
     def units(self) -> int:
@@ -96,7 +127,11 @@ class QuadratureRows:
     @property
     def most_nodes(self) -> int:
         """How many nodes are affordable."""
-        return affordable_nodes(self.units * (3 * len(self.leaf.rule.shifted) + 12))
+        each, rows = 3 * len(self.leaf.rule.shifted) + 12, self.units
+        if self.integrated.any():
+            units = np.unique(self.above.units[self.group[self.integrated]])
+            rows += DEARER * self.above.passes * int(self.above.sizes[units].sum())
+        return affordable_nodes(rows * each)
 
     def rows_of(self, unit: int) -> Ints:
         """The row itself."""
@@ -110,28 +145,59 @@ class QuadratureRows:
 
     def _densities(self, places: Places, wanted: Ints, rule: Rule) -> tuple[Array, Array]:
         """(U, K) each."""
-        leaf, count = self.leaf, len(places.root)
         at = self.place[wanted]
+        out, copies = np.empty((len(wanted), len(places.root))), np.empty((len(wanted), len(places.root)))
+        drawn, integrated = np.flatnonzero(~self.integrated[at]), np.flatnonzero(self.integrated[at])
+        if drawn.size:
+            own = at[drawn]
+            column = self._columns(own)
+            _, out[drawn], copies[drawn] = self._pass(places, np.unique(self.group[own]), column, len(own), rule)
+        if integrated.size:
+            self._integrated(places, at[integrated], rule, out, copies, integrated)
+        constant = self.leaf.constant[at][:, None]
+        out += constant
+        copies += constant
+        return _without_nan(out), _without_nan(copies)
+
+    def _columns(self, at: Ints) -> Ints:
+        """By row, in the leaf's order, its place among some; -1 where it is not among them."""
         column = np.full(self.units, -1, dtype=np.int64)
-        column[at] = np.arange(len(wanted))
-        groups = np.unique(self.group[at])
-        out, copies = np.empty((len(wanted), count)), np.empty((len(wanted), count))
+        column[at] = np.arange(len(at))
+        return column
+
+    def _integrated(self, places: Places, at: Ints, rule: Rule, out: Array, copies: Array, to: Ints) -> None:
+        """Rows whose effects of the factor above are integrated out too: some nodes at a time."""
+        units, of_row = np.unique(self.above.units[self.group[at]], return_inverse=True)
+        groups = np.flatnonzero(np.isin(self.above.units, units))
+        groups = groups[np.argsort(self.above.units[groups], kind="stable")]
+        column, nothing = self._columns(at), np.full(self.units, -1, dtype=np.int64)
+        size = max(1, TOGETHER // (len(groups) + len(at)))
+        for first in range(0, len(places.root), size):
+            part = slice(first, min(first + size, len(places.root)))
+            out[to, part], copies[to, part] = self.above.integrate(
+                places.part(part), groups, of_row,
+                lambda moved, some, rows: self._pass(
+                    moved, some, column if rows else nothing, len(at) if rows else 0, rule
+                ),
+            )  # fmt: skip
+
+    def _pass(self, places: Places, groups: Ints, column: Ints, size: int, rule: Rule) -> tuple[Array, Array, Array]:
+        """Of groups of the leaf log p(y_g) (W, K); of the rows with a column what the kernel says of them (size, K)."""
+        leaf, count = self.leaf, len(places.root)
+        whole, out, copies = (np.empty((number, count)) for number in (len(groups), size, size))
 
         def run(part: slice) -> None:
             own = np.zeros(2, dtype=np.int64)
             self.kernel(
                 groups[part], column, places.root, places.lam, places.constants, *leaf.row_arguments,
-                *leaf.rule_arguments(rule), rule.far, out, copies, own,
+                *leaf.rule_arguments(rule), rule.far, out, copies, whole[part], own,
             )  # fmt: skip
             self.counts[:] += own
 
-        work = len(wanted) * count * len(rule.shifted)
+        work = len(groups) * count * len(rule.shifted)
         cut = leaf.threads > 1 and work > WORTH_CUTTING
         over_threads(run, len(groups), PIECES * leaf.threads if cut else 1, leaf.threads)
-        constant = leaf.constant[at][:, None]
-        out += constant
-        copies += constant
-        return _without_nan(out), _without_nan(copies)
+        return whole, out, copies
 
 
 class QuadratureLeafGroups:

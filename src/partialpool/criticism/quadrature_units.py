@@ -23,6 +23,7 @@ from partialpool.criticism.quadrature_leaf import (
     Places,
     Rule,
     affordable_nodes,
+    largest_change,
     over_threads,
 )
 from partialpool.criticism.quadrature_left_out import inside_of
@@ -126,7 +127,7 @@ class QuadratureUnits:
         sample = np.unique(np.linspace(0, self.units - 1, min(SAMPLE, self.units)).astype(np.int64))
         self.error = self.leaf.settle(lambda rule: self._densities(places, sample, rule))
         coarse, fine = (self._densities(places, sample, self.leaf.rule, finer) for finer in (False, True))
-        change = Leaf._change(coarse, fine)
+        change = largest_change(coarse, fine)
         self.fine = change > 2 * self.error + 0.003 and rows.y.size < 20_000
         self.error = max(self.error, change)
         self.counts[:] = 0

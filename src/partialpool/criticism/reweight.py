@@ -25,7 +25,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -476,9 +476,13 @@ def refit(fit: Posterior, model: Model, **options: object) -> Posterior:
 
 def over_threads(run: Callable[[int], None], count: int, threads: int) -> None:
     """Call `run` with 0 .. count - 1, over threads."""
-    if threads > 1 and count > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, range(count)))
+    if threads <= 1 or count <= 1:
+        for k in range(count):
+            run(k)
         return
-    for k in range(count):
-        run(k)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for future in as_completed([pool.submit(run, k) for k in range(count)]):
+            future.result()
+    finally:  # Ctrl-C ends it when those that run have ended, not when all have
+        pool.shutdown(wait=True, cancel_futures=True)

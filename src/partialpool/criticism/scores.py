@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
     from partialpool.criticism.left_out_report import LeftOut
+    from partialpool.design.design import NewRows
     from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
@@ -79,7 +80,9 @@ def loo_scores(fits: Mapping[str, Posterior], request: Request) -> Scored:
 
     check_rows(fits)
     found = {name: loo(fit, threads=request.threads, progress=request.progress) for name, fit in fits.items()}
-    return _of_left_out(found, "each row predicted from all others", "rows")
+    index = next(iter(fits.values())).model.design.data.index  # others may label the same rows otherwise
+    elpd = {name: own.table["elpd"].to_numpy() for name, own in found.items()}
+    return _of_left_out(found, elpd, index, "each row predicted from all others", "rows")
 
 
 def logo_scores(fits: Mapping[str, Posterior], request: Request) -> Scored:
@@ -89,13 +92,35 @@ def logo_scores(fits: Mapping[str, Posterior], request: Request) -> Scored:
     check_rows(fits)
     factor = shared_factor(fits, request.factor, "criterion='logo'")
     found = {name: logo(fit, factor, threads=request.threads, progress=request.progress) for name, fit in fits.items()}
-    return _of_left_out(found, f"each group of {factor} predicted from all others", f"groups of {factor}")
+    index, elpd = _by_group(fits, factor, {name: own.table["elpd"].to_numpy() for name, own in found.items()})
+    return _of_left_out(found, elpd, index, f"each group of {factor} predicted from all others", f"groups of {factor}")
 
 
-def _of_left_out(found: Mapping[str, LeftOut], what: str, unit: str) -> Scored:
+def _by_group(
+    fits: Mapping[str, Posterior], factor: str, values: Mapping[str, Array]
+) -> tuple[pandas.Index, dict[str, Array]]:
+    """The groups in the order of the first fit, and values (G,) of each fit's groups in that order.
+
+    Fits of the same data may have their groups in different orders: categories can be in any.
+    """
     import pandas as pd
 
-    elpd = pd.DataFrame({name: own.table["elpd"] for name, own in found.items()})
+    labels: pandas.Index | None = None
+    out = {}
+    for name, fit in fits.items():
+        own = pd.Index(next(f.labels for f in fit.model.design.factors if f.name == factor), name=factor)
+        labels = own if labels is None else labels
+        out[name] = np.asarray(values[name])[own.get_indexer(labels)]
+    assert labels is not None
+    return labels, out
+
+
+def _of_left_out(
+    found: Mapping[str, LeftOut], values: Mapping[str, Array], index: pandas.Index, what: str, unit: str
+) -> Scored:
+    import pandas as pd
+
+    elpd = pd.DataFrame(dict(values), index=index)
     note, warnings = {}, []
     for name, own in found.items():
         refits, doubtful = int(own.pointwise.refitted.sum()), int(own.pointwise.doubtful.sum())
@@ -132,15 +157,16 @@ def _information(
     if request.factor is None:
         unit, index = "rows", next(iter(fits.values())).model.design.data.index
         moments = {name: conditional_moments(fit) for name, fit in fits.items()}
-        what = "new rows of the same groups, effects counted as parameters"
+        values = {name: elpd(own) for name, own in moments.items()}
+        grouped = any(fit.model.design.factors for fit in fits.values())
+        what = "new rows of the same groups, effects counted as parameters" if grouped else "new rows"
     else:
         factor = shared_factor(fits, request.factor, f"criterion={criterion!r} with factor=")
         moments = {name: _marginal(name, fit, factor) for name, fit in fits.items()}
-        design = next(iter(fits.values())).model.design
-        labels = next(own.labels for own in design.factors if own.name == factor)
-        unit, index = f"groups of {factor}", pd.Index(labels, name=factor)
+        index, values = _by_group(fits, factor, {name: elpd(own) for name, own in moments.items()})
+        unit = f"groups of {factor}"
         what = f"new groups of {factor}, whose effects are integrated"
-    table = pd.DataFrame({name: elpd(own) for name, own in moments.items()}, index=index)
+    table = pd.DataFrame(values, index=index)
     p_eff = {
         name: float((own.log_mean if criterion == "waic" else own.at_means).sum()) for name, own in moments.items()
     }
@@ -213,20 +239,18 @@ def new_data_scores(fits: Mapping[str, Posterior], request: Request) -> Scored:
     scores: dict[str, Array] = {}
     index: Any = None
     strange: dict[str, int] = {}
-    first: Array | None = None
+    first: NewRows | None = None
     for name, fit in fits.items():
         new = fit.model.design.replay(request.data, response=True)
-        assert new.y is not None
-        _check_new(fit, new.y, new.trials, name)
-        first = new.y if first is None else first
-        if not np.array_equal(first, new.y):
-            raise DataError(f"{name!r} reads other responses from the new data than {next(iter(fits))!r} does.")
+        _check_new(fit, new, name)
+        first = new if first is None else first
+        _check_alike(next(iter(fits)), first, name, new)
         own = posterior_scores(fit, new).log_density
         scores[name] = own if new.weights is None else own * new.weights
         index = new.index
         codes = [c for c in new.codes if c is not None]
         strange[name] = int(np.any([c < 0 for c in codes], axis=0).sum()) if codes else 0
-    note = {name: f"{count:,} rows of new groups" if count else "" for name, count in strange.items()}
+    note = {name: _of_new_groups(count) for name, count in strange.items()}
     warnings: tuple[str, ...] = ()
     if any(strange.values()):
         warnings = (
@@ -234,19 +258,38 @@ def new_data_scores(fits: Mapping[str, Posterior], request: Request) -> Scored:
             "the population; their standard errors take them for independent.",
         )
     nothing = dict.fromkeys(fits, float("nan"))
-    return Scored("new data", "rows", pd.DataFrame(scores, index=index), nothing, nothing, note, warnings)
+    what = "1 row" if len(index) == 1 else f"{len(index):,} rows"
+    return Scored(what, "rows", pd.DataFrame(scores, index=index), nothing, nothing, note, warnings)
 
 
-def _check_new(fit: Posterior, y: Array, trials: Array | None, name: str) -> None:
-    """Refuse responses that the family cannot have, and rows without trials."""
+def _of_new_groups(count: int) -> str:
+    return "" if not count else "1 row of a new group" if count == 1 else f"{count:,} rows of new groups"
+
+
+def _check_alike(first: str, one: NewRows, second: str, other: NewRows) -> None:
+    """Refuse new rows that two models read differently: their scores would not be of the same thing."""
+    if not np.array_equal(one.y, other.y):
+        raise DataError(f"{second!r} reads other responses from the new data than {first!r} does.")
+    weights = [np.ones(rows.n_rows) if rows.weights is None else rows.weights for rows in (one, other)]
+    if not np.array_equal(*weights):
+        raise DataError(
+            f"{first!r} and {second!r} give the new rows different weights, so that their scores cannot be compared."
+        )
+
+
+def _check_new(fit: Posterior, new: NewRows, name: str) -> None:
+    """Refuse responses that the family cannot have, and rows without what the density of a row needs."""
     from partialpool.design.frame import row_names
 
-    design = fit.model.design
-    if design.trials is not None and trials is None:
-        raise DataError(
-            f"The new data lack the column of trials({design.terms.response.trials}), which {name!r} needs."
-        )
-    trouble = fit.model.family.check(y, trials)
+    design, y = fit.model.design, new.y
+    assert y is not None
+    if not new.n_rows:
+        raise DataError("The new data have no rows.")
+    for kind in ("trials", "se", "precision", "weights"):
+        if getattr(design, kind) is not None and getattr(new, kind) is None:
+            text = getattr(design.terms.response, kind)
+            raise DataError(f"The new data lack the column of {kind}({text}), which {name!r} needs.")
+    trouble = fit.model.family.check(y, new.trials)
     if trouble is not None:
         bad, sentence = trouble
         import pandas as pd

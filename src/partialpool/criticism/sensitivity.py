@@ -62,6 +62,8 @@ THRESHOLD, CONFLICT = 0.05, 2.0
 CUT_OFF = 0.2
 #: Share of the prior in what is known from which the likelihood is called weak, and shift that is worth telling.
 WEAK_FROM, TOLD_SHIFT = 0.1, 0.05
+#: Parameters of which a sentence is said.
+MOST_TOLD = 4
 CONFLICTING, WEAK, MATTERS, FINE = "prior-data conflict", "weak likelihood", "prior matters", "-"
 ALL, LIKELIHOOD, HYPER, COEFFICIENTS = range(4)
 
@@ -269,7 +271,7 @@ class PowerScaling(Report):
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """What the numbers say, and what to do."""
-        out = [self._about(name) for name in self.flagged]
+        out = self._verdicts()
         if not out and len(self._table):
             worst = str(self._table["prior"].idxmax())
             out.append(
@@ -289,6 +291,26 @@ class PowerScaling(Report):
             f"{THRESHOLD} it counts); shifts in posterior sds.{groups * bool(self.source.model.design.factors)}"
         )
         return tuple(out)
+
+    def _verdicts(self) -> list[str]:
+        """A sentence for the worst; what changes most with the prior of one of these is named with it."""
+        table = self._table.loc[list(self.flagged)]
+        with_it: dict[str, list[str]] = {}
+        for name in self.flagged:
+            cause = self._leading(name) if table.loc[name, "prior"] >= THRESHOLD and name not in self._cut else name
+            with_it.setdefault(cause if cause in self.flagged else name, []).append(name)
+        order = sorted(
+            with_it, key=lambda name: (table.loc[name, "diagnosis"] != CONFLICTING, -table.loc[name, "prior"])
+        )
+        out = []
+        for name in order[:MOST_TOLD]:
+            others = [other for other in with_it[name] if other != name]
+            move = "moves" if len(others) == 1 else "move"
+            also = f" {_few(others)} {move} most with the same prior." if others else ""
+            out.append(self._about(name) + also)
+        if len(order) > MOST_TOLD:
+            out.append(f"{len(order) - MOST_TOLD} more have a diagnosis, see the table: {_few(order[MOST_TOLD:])}.")
+        return out
 
     @property
     def _without_slope(self) -> list[str]:
@@ -384,6 +406,10 @@ class PowerScaling(Report):
 
 def _moved(shift: float) -> str:
     return f"{abs(shift):.2f} posterior sds {'up' if shift > 0 else 'down'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return listed(names) if len(names) <= MOST_TOLD + 1 else f"{', '.join(names[:MOST_TOLD])} and others"
 
 
 def _rate(change: float) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from partialpool.criticism.densities import UnitMoments, conditional_moments, marginal_moments
 from partialpool.criticism.effective import parameters_by_level
-from partialpool.criticism.level_words import level_sentence, marginal_of
+from partialpool.criticism.level_words import conditional_of, level_sentence, marginal_of
 from partialpool.present.report import Report
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ class Waic(Report):
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """What the numbers say."""
-        out = [
-            "conditional: group effects count as parameters, a unit is a row; it is about new rows of the same groups."
-        ]
+        out = [conditional_of(self.source)]
         if self._marginal is not None:
             out.append(f"marginal: {marginal_of(self.source)}; it is about new groups.")
             out.append("The two answer different questions: compare models by rows of the same kind only.")

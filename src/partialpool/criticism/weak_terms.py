@@ -92,7 +92,8 @@ def told_by_rows(model: Model) -> list[Finding]:
                     f"{uncorrelated(model, group)} leaves them out",
                 )
             )  # fmt: skip
-    return found or [fine("rows in groups", f"{min(shares):.0%} of groups or more tell all effects of their terms")]
+    which = "every group tells" if min(shares) == 1 else f"at least {min(shares):.0%} of the groups tell"
+    return found or [fine("rows in groups", f"{which} all effects of a term")]
 
 
 def _all(group: GroupDesign) -> str:

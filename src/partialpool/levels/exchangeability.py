@@ -411,7 +411,7 @@ def conditional_moments(
         priors = _prior(fit, factor, fit.result.theta)
         prior = (weights[:, None, None] * priors).sum(axis=0)
         return effect_summary(fit, factor, "effect").mean, spread, prior
-    theta = _typical(fit)
+    theta = typical_hyperparameters(fit)
     moments = GaussianMarginal(fit.model, threads=fit.result.settings.threads).moments(theta)
     positions = layout_of(fit.model).effects_of(factor)
     sds = np.sqrt(np.maximum(moments.u_var[0][positions], 0.0))
@@ -424,7 +424,7 @@ def conditional_moments(
     )
 
 
-def _typical(fit: Posterior) -> Array:
+def typical_hyperparameters(fit: Posterior) -> Array:
     """Hyperparameters (1, d) at their posterior means, sds and sigma at the logarithm of their mean."""
     hyper, theta, weights = fit.model.hyperparameters, fit.result.theta, node_weights(fit.result)
     out = weighted_moments(theta, weights)[0][None, :].copy()

@@ -67,7 +67,7 @@ def leaf_conditional(fit: Posterior) -> LeafConditional:
             weights = node_weights(fit.result)
             theta, gamma, root = (weights @ part for part in nodes_of(fit))
         else:
-            theta, gamma, root = (part.mean(axis=0) for part in _some_draws(fit, FEWEST_NODES))
+            theta, gamma, root = (part.mean(axis=0) for part in some_draws(fit, FEWEST_NODES))
         cached.centre(theta, gamma, root)
         fit.__dict__["_leaf_conditional"] = cached
     return cached
@@ -242,14 +242,14 @@ def _shrinkage_by_nodes(fit: Posterior) -> Array:
     """That of the leaf where an engine sampled all effects: the root's are among its draws."""
     conditional, layout = leaf_conditional(fit), fit.model.latent
     assert layout.leaf is not None
-    theta, gamma, root = _some_draws(fit, FEWEST_NODES)
+    theta, gamma, root = some_draws(fit, FEWEST_NODES)
     variance = conditional.moments(theta, gamma, root)[1]
     square = sds_at(fit, theta, layout.leaf)[:, None, :] ** 2
     share = np.where(square > 0, variance / np.where(square > 0, square, 1.0), 1.0)
     return np.asarray(np.clip(share, 0.0, 1.0).mean(axis=0))
 
 
-def _some_draws(fit: Posterior, count: int) -> tuple[Array, Array, Array]:
+def some_draws(fit: Posterior, count: int) -> tuple[Array, Array, Array]:
     """theta, gamma and root of some of the equally weighted draws."""
     result, layout = fit.result, fit.model.latent
     picked = np.unique(np.linspace(0, len(result.draws_theta) - 1, count).astype(int))
@@ -265,7 +265,7 @@ def _some_draws(fit: Posterior, count: int) -> tuple[Array, Array, Array]:
 def _root_shrinkage(fit: Posterior, out: list[Array]) -> None:
     density = leaf_conditional(fit).density
     wide = density.n_root > WIDE_ROOT
-    theta, gamma, root = _some_draws(fit, ROOT_NODES // 4 if wide else ROOT_NODES)
+    theta, gamma, root = some_draws(fit, ROOT_NODES // 4 if wide else ROOT_NODES)
     p = density.p
     blocks = density.root_terms()
     for k in range(len(theta)):

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from partialpool.present import canvas
-from partialpool.present.pit import pit_heights, verdict
 from partialpool.present.tables import number
+from partialpool.present.transforms import pit_heights, verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -113,7 +113,7 @@ def _in_one(table: pandas.DataFrame, ax: Axes | None, figsize: tuple[float, floa
     canvas.tidy(own)
     for k, p in enumerate(shown["p"].tolist()):
         own.annotate(
-            f"p {number(float(p), 3)}", (1.0, at[k]), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            "p <0.001" if p < 0.001 else f"p {number(float(p), 3)}", (1.0, at[k]), xycoords=("axes fraction", "data"), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=canvas.SMALL,
             color=canvas.RAW if bad[k] else "#555555", annotation_clip=False,
         )  # fmt: skip
@@ -265,9 +265,10 @@ def draw_rootogram(
     own.plot(
         centre, mean, color=canvas.POPULATION, marker="o", markersize=3, linewidth=0.9, label="replicates: mean and 90%"
     )
-    ticks = own.get_yticks()
-    ticks = ticks[(ticks >= 0) & (ticks <= own.get_ylim()[1])]
-    own.set_yticks(ticks, [f"{tick**2:,.0f}" for tick in ticks])
+    # Whole numbers of rows, about as far apart as the axis would have its own ticks.
+    ticks = np.unique((own.get_yticks()[own.get_yticks() >= 0] ** 2).round())
+    ticks = ticks[ticks <= own.get_ylim()[1] ** 2]
+    own.set_yticks(np.sqrt(ticks), [f"{tick:,.0f}" for tick in ticks])
     own.set_ylim(bottom=0)
     own.set_xlabel(response)
     own.set_ylabel("rows (scale of square roots)")

@@ -131,6 +131,7 @@ def influence(
         figure = new_figure(size)
         axes = list(figure.subplots(1, len(names), squeeze=False, sharey=True).ravel())
     at = np.arange(len(groups))[::-1]
+    reach = 1.15 * max(float(np.abs(moved).max(initial=0.0)), 0.1)  # the same for all: they have the same unit
     for panel, name, own in zip(axes, names, moved.T, strict=True):
         panel.axvline(0.0, color=MUTED, linewidth=1.0)
         panel.hlines(at, 0.0, own, color="#BBBBBB", linewidth=1.4)
@@ -140,7 +141,6 @@ def influence(
         panel.set_title(clip(name, 30), fontsize=10, loc="left")
         panel.set_yticks(at, [clip(str(group), 22) for group in groups])
         panel.set_ylim(-0.7, len(groups) - 0.3)
-        reach = 1.15 * max(float(np.abs(own).max(initial=0.0)), 0.1)
         panel.set_xlim(-reach, reach)
         tidy(panel)
     axes[0].set_ylabel(f"left out: {factor}")
