@@ -120,6 +120,60 @@ def test_an_outlying_group_is_named():
     assert effects.loc[effects["p"].idxmin(), "group"] == "g07"
 
 
+def test_an_outlying_group_of_few_counts_is_found_and_others_are_not():
+    """Four counts of mean 1.5 a group: their likelihood is far from normal."""
+    rng = np.random.default_rng(4)
+    g = np.repeat(np.arange(25), 4)
+    u = 0.4 * rng.normal(size=25)
+    data = pd.DataFrame({"g": g, "count": rng.poisson(np.exp(0.4 + u[g]))})
+    assert check(fitted("count ~ 1 + (1 | g)", data, "poisson"), "largest effect").table["p"][0] > 0.05
+    u[3] = 2.6
+    data["count"] = np.where(g == 3, rng.poisson(np.exp(0.4 + u[g])), data["count"])
+    found = check(fitted("count ~ 1 + (1 | g)", data, "poisson"), "largest effect")
+    assert found.table["p"][0] < 0.05
+    assert found.effects[0].largest == 3
+
+
+@pytest.mark.parametrize("seed", [9, 11])
+def test_left_out_probabilities_of_single_counts_are_those_of_a_fit_without_them(seed):
+    """Mixed predictive mid-p of the largest count; a normal likelihood would give a third of it."""
+    from scipy.stats import poisson
+
+    rng = np.random.default_rng(seed)
+    rng.normal(size=40)
+    data = pd.DataFrame({"count": rng.poisson(np.exp(0.3 + 0.5 * rng.normal(size=40))), "g": np.arange(40)})
+    top = int(data["count"].idxmax())
+    effect = check(fitted("count ~ 1 + (1 | g)", data, "poisson"), "largest effect").effects[0]
+    rest = fitted("count ~ 1 + (1 | g)", data.drop(index=top), "poisson")
+    z = np.random.default_rng(1).normal(size=(1000, 50))
+    mean = np.exp(rest.draws("Intercept")[:, None] + rest.draws("sd(Intercept|g)")[:, None] * z)
+    own = data["count"][top]
+    exact = 2 * (poisson.sf(own, mean) + 0.5 * poisson.pmf(own, mean)).mean()
+    assert effect.p[top] == pytest.approx(exact, rel=0.5)
+
+
+def test_reliability_does_not_fire_where_only_a_rows_own_response_tells_it_from_its_group():
+    """Of rows predicted alike those with an event have the lower left-out prediction: sorted by it, all would fail."""
+    small = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        g = np.repeat(np.arange(15), 8)
+        event = rng.random(120) < 1 / (1 + np.exp(-0.3 - 0.7 * rng.normal(size=15)[g]))
+        data = pd.DataFrame({"g": g, "event": event.astype(int)})
+        found = check(fitted("event ~ 1 + (1 | g)", data, "bernoulli"), "reliability")
+        small.append(found.table["p"][0] <= 0.05)
+    assert sum(small) <= 1
+
+
+def test_reliability_needs_predictions_that_differ():
+    data = pd.DataFrame({"hits": [18, 17, 16, 15, 14, 11, 10, 9, 8, 7], "n": 45, "player": range(10)})
+    fit = fitted("hits | trials(n) ~ 1 + (1 | player)", data, "binomial")
+    found = check(fit, draws=200)
+    assert "reliability" not in set(found.table["check"]) | set(found.kinds)
+    with pytest.raises(ModelError, match="every row is predicted alike"):
+        check(fit, "reliability")
+
+
 def test_overdispersed_events_are_found():
     data = simulated()
     rng = np.random.default_rng(5)
@@ -211,10 +265,16 @@ def test_a_saved_fit_needs_its_rows(sleep, tmp_path):
     assert check(pp.load(tmp_path / "b.pp"), draws=200).table.equals(check(sleep, draws=200).table)
 
 
-def test_a_formula_of_sigma_and_nuts():
+def test_a_formula_of_sigma():
     fit = fitted(pp.formula("y ~ x + (1 | g)", sigma="~ x"), simulated(rows=150))
-    assert np.isfinite(check(fit, draws=200).table["p"]).all()
-    chains = fitted("Yield ~ 1 + (1 | Batch)", pp.datasets.load("Dyestuff"), method="nuts")
+    found = check(fit, draws=200)
+    assert np.isfinite(found.table["p"]).all()
+    assert "sigma=" not in " ".join(found.sentences)
+
+
+def test_draws_of_chains():
+    data = pp.datasets.load("Dyestuff")
+    chains = pp.fit("Yield ~ 1 + (1 | Batch)", data, method="nuts", seed=1, threads=1, draws=200, progress=False)
     assert check(chains, draws=200).against == []
 
 
@@ -234,6 +294,23 @@ def test_functions_of_the_response_and_of_the_rows(sleep):
     assert named.table["check"].tolist() == ["range"]
     assert len(named.by_group) == 18
     assert named.by_group["observed"].iloc[0] == pytest.approx(216.7935)
+
+
+def test_a_function_cannot_change_the_rows_of_a_fit():
+    fit = fitted("y ~ x + (1 | g)", simulated(rows=60))
+    before = fit.model.design.data.copy()
+
+    def rough(y, data):
+        data["x"] = 0.0
+        y.sort()
+        return y[0]
+
+    check(fit, rough, draws=50)
+    assert fit.model.design.data.equals(before)
+
+
+def test_a_statistic_named_twice_stands_once(sleep):
+    assert check(sleep, ["max", "maximum", "mean"], draws=50).table["check"].tolist() == ["maximum", "mean"]
 
 
 def test_a_function_that_fails_says_where(sleep):
@@ -305,6 +382,32 @@ def test_pictures_and_their_data(counts):
     with pytest.raises(ModelError, match="There is no picture 'reliability'"):
         found.plot("reliability")
     assert check(counts, "max", draws=100).plot().axes
+
+
+def test_skewness_is_told_before_the_tails_that_it_makes():
+    data = simulated()
+    data["y"] = np.exp(data["y"])
+    said = [text for text in check(fitted("y ~ x + (1 | g)", data)).sentences if text.startswith("Not reproduced")]
+    assert 'family="lognormal" or "gamma"' in said[0]
+    tails = next(text for text in said if "tails of residuals" in text)
+    assert "student_t" not in tails
+
+
+def test_the_formula_of_sigma_that_is_proposed_runs():
+    data = simulated()
+    data["y"] += 2 * np.random.default_rng(3).normal(size=len(data)) * np.abs(data["x"])
+    said = check(fitted("y ~ x + (1 | g)", data)).sentences
+    text = next(text for text in said if "pp.formula(" in text)
+    assert any("Heavy tails alone may make" in other for other in said[said.index(text) :])
+    proposed = text[text.index("pp.formula(") : text.rindex(")") + 1]
+    assert proposed == """pp.formula('y ~ x + (1 | g)', sigma="~ x + (1 | g)")"""
+    assert pp.Model.from_formula(eval(proposed), data).design.x_names
+
+
+def test_small_p_values_are_shown_as_such(sleep):
+    shown = check(sleep).shown
+    assert shown.loc["tails of residuals", "p"] == "<0.001"
+    assert shown.loc["mean", "p"].startswith("0.")
 
 
 def test_it_prints(counts):

@@ -9,6 +9,7 @@ import pytest
 import partialpool as pp
 from dense_gaussian import dense, some_theta
 from partialpool.algebra import sparse_root
+from partialpool.criticism import gaussian_left_out
 from partialpool.criticism.gaussian_left_out import GaussianLeftOut
 from partialpool.criticism.loo import loo
 from partialpool.criticism.nodes import Nodes
@@ -82,6 +83,16 @@ def test_any_units_in_any_order():
         own = conditional.log_densities(nodes, wanted)
         np.testing.assert_allclose(own[0], left[:, wanted], atol=1e-12)
         np.testing.assert_allclose(own[1], inside[:, wanted], atol=1e-12)
+
+
+def test_nodes_of_a_model_without_groups_in_steps(monkeypatch):
+    model = pp.Model.from_formula("y | weights(w) ~ x + z", tangled(60))
+    nodes, conditional = nodes_at(some_theta(model, 9)), GaussianLeftOut(model)
+    at_once = conditional.log_densities(nodes, np.arange(10, 40))
+    monkeypatch.setattr(gaussian_left_out, "NUMBERS", 30 * 7 * 2)  # two nodes a step
+    in_steps = conditional.log_densities(nodes, np.arange(10, 40))
+    np.testing.assert_allclose(in_steps[0], at_once[0], atol=1e-12)
+    np.testing.assert_allclose(in_steps[1], at_once[1], atol=1e-12)
 
 
 def test_each_row_against_the_marginal_likelihood_without_it():

@@ -12,7 +12,10 @@ import pytest
 import partialpool as pp
 from partialpool.criticism.densities import conditional_moments, marginal_moments
 from partialpool.criticism.effective import MOST_NODES, parameters_by_level
+from partialpool.criticism.gaussian_left_out import GaussianLeftOut
+from partialpool.criticism.gaussian_rows import RowPredictors, given_theta
 from partialpool.criticism.leaf_densities import leaf_blocks
+from partialpool.criticism.nodes import nodes_of_fit
 from partialpool.criticism.waic import waic
 from partialpool.errors import ModelError
 from partialpool.posterior.groups import chosen_positions
@@ -132,6 +135,21 @@ def test_marginal_densities_are_the_models_likelihood(formula: str) -> None:
     for k in (0, 49):
         params = {name: float(fit.draws(name)[k]) for name in fit.parameters}
         assert densities[:, k].sum() == pytest.approx(fit.model.log_likelihood(params), abs=1e-8)
+
+
+@pytest.mark.parametrize("response", ["y", "y | se(s, sigma=True)", "y | precision(w)", "y | weights(w)"])
+def test_given_theta_rows_have_the_densities_that_leaving_out_finds(response: str) -> None:
+    """The same densities in another way: the passes over an elimination of `GaussianLeftOut`."""
+    rng = np.random.default_rng(3)
+    g, x = rng.integers(0, 6, 50), rng.normal(size=50)
+    y = x + rng.normal(size=6)[g] + rng.normal(size=50)
+    data = pd.DataFrame({"y": y, "x": x, "g": g, "s": rng.uniform(0.5, 2, 50), "w": rng.integers(1, 4, 50)})
+    fit = pp.fit(f"{response} ~ x + (x | g)", data, draws=50, **OPTIONS)
+    nodes, rows = nodes_of_fit(fit, 5), RowPredictors(fit)
+    inside = GaussianLeftOut(fit.model).log_densities(nodes, slice(0, 50))[1]
+    for k, (b, half) in enumerate(zip(*rows.coefficients_at(nodes.theta), strict=True)):
+        m, v, s = rows.at(nodes.theta[k], b, half)
+        assert given_theta((rows.y - m) ** 2, v, s, rows.count)[0] == pytest.approx(inside[k], abs=1e-8)
 
 
 def test_marginal_of_other_families_is_the_likelihood() -> None:

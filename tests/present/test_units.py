@@ -21,7 +21,6 @@ from scipy import stats
 import partialpool as pp
 from fake_pooled import fake_pooled, simulated
 from partialpool.present.pit import pit_bounds
-from partialpool.present.transforms import pit_heights, smooth_components, verdict
 from partialpool.present.profile import (
     at_least,
     at_most,
@@ -31,6 +30,7 @@ from partialpool.present.profile import (
     moved,
     population_nodes,
 )
+from partialpool.present.transforms import pit_heights, smooth_components, verdict
 from partialpool.present.units import UnitPlots, log_ticks, names_of
 
 FAMILIES = ("normal", "binomial", "poisson")

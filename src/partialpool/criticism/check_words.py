@@ -39,11 +39,11 @@ def verdict(found: PredictiveCheck) -> list[str]:
     weak = table[(table["p_adjusted"] > AGAINST) & (table["p"] <= AGAINST)]
     rest = table[table["p"] > AGAINST]
     out = [_heading(len(against), len(table))]
-    for row in _first_causes(against):
+    for row in _first_causes(found, against):
         out.append(_finding(found, row))
     if len(against) > 1:
         out.append("One cause may show in several checks: mend the first, and check again.")
-    for row in _first_causes(weak):
+    for row in _first_causes(found, weak):
         out.append(_sign(found, row, len(table)))
     if len(rest):
         out.append(f"Reproduced: {listed(rest['check'].tolist())}.")
@@ -57,8 +57,10 @@ def verdict(found: PredictiveCheck) -> list[str]:
 CAUSES = ("slopes", "largest", "zeros", "dispersion", "skewness", "tails", "sd of group", "within-group")
 
 
-def _first_causes(rows: pandas.DataFrame) -> list[Any]:
+def _first_causes(found: PredictiveCheck, rows: pandas.DataFrame) -> list[Any]:
     place = {name: k for k, name in enumerate(CAUSES)}
+    if _skewed(found) is False:
+        place["skewness"], place["tails"] = place["tails"], place["skewness"]
 
     def key(row: Any) -> tuple[int, float]:
         first = next((k for name, k in place.items() if str(row.check).startswith(name)), len(place))
@@ -147,12 +149,28 @@ def mend(found: PredictiveCheck, label: str, larger: bool) -> str:
     whole = fit.model.family.name in ("gaussian", "student_t") and bool((fit.model.design.y >= 0).all())
     if name == "minimum" and larger and whole and own is not None and float(np.quantile(own.replicated, 0.05)) < 0:
         return 'The model makes responses below 0, which the data do not have: family="gamma" or "lognormal".'
-    table = found.table.set_index("check")["p_adjusted"]
-    if name == "tails of residuals" and larger and table.get("skewness of residuals", 1.0) <= AGAINST:
+    if name == "tails of residuals" and larger and _skewed(found) is True:
         return "Skewness makes tails heavy too: mend that first."
+    if name == "skewness of residuals" and _skewed(found) is False:
+        return "Heavy tails alone may make the residuals of a sample so skewed: mend these first."
     if name == "within-group correlation":
         return _of_correlation(fit, larger)
     return _of_rows(fit, name, larger)
+
+
+def _skewed(found: PredictiveCheck) -> bool | None:
+    """Where both skewness and tails are against the model: whether the first can explain the other; None elsewhere.
+
+    Gamma and exponential distributions have an excess kurtosis of 1.5 times their squared skewness, lognormal ones of
+    1.8 to about 4 times.
+    """
+    table = found.table.set_index("check")
+    if not {"skewness of residuals", "tails of residuals"} <= set(table.index):
+        return None
+    skewness, tails = table.loc["skewness of residuals"], table.loc["tails of residuals"]
+    if max(skewness["p_adjusted"], tails["p_adjusted"]) > AGAINST or tails["observed"] < tails["mean"]:
+        return None
+    return bool(4 * skewness["observed"] ** 2 >= tails["observed"])
 
 
 def _of_correlation(fit: Posterior, larger: bool) -> str:
@@ -261,11 +279,8 @@ def _tails(fit: Posterior, larger: bool) -> str:
     if not larger:
         return "Residuals have lighter tails than the family: is the response bounded?"
     if family == "gaussian":
-        return (
-            'Residuals have heavy tails: family="student_t" keeps single rows from pulling the fit. Where the spread '
-            "differs between rows instead (fit.residuals() against the predictors), give sigma a formula of its own: "
-            f"{_formula_of_sigma(fit)}."
-        )
+        text = 'Residuals have heavy tails: family="student_t" keeps single rows from pulling the fit.'
+        return f"{text} {_about_spread(fit)}".strip()
     if family == "student_t":
         return (
             "Tails are heavier than one Student-t makes them: does the spread differ between rows (a formula of sigma)?"
@@ -273,13 +288,21 @@ def _tails(fit: Posterior, larger: bool) -> str:
     return "Residuals have heavier tails than the family: look at the rows that lie far out (fit.residuals())."
 
 
-def _formula_of_sigma(fit: Posterior) -> str:
-    """How sigma would get the predictors of the mean, as it is typed."""
+def _about_spread(fit: Posterior) -> str:
+    """How sigma would get the mean's predictors, as it is typed; nothing where it has a formula or errors are known."""
     design = fit.model.design
-    own = [n for n, other in zip(design.x_names, design.x_predictor, strict=True) if not other and n != "Intercept"]
-    columns = [name for name in dict.fromkeys(root_of(name) for name in own) if name in design.data.columns]
-    by = " + ".join(columns[:2]) if columns else f"(1 | {design.factors[0].name})" if design.factors else "x"
-    return f'pp.formula("{design.terms.formula}", sigma="~ {by}")'
+    if len(design.prefixes) > 1 or not fit.model.has_sigma or design.se is not None:
+        return ""
+    own = [root_of(name) for name in design.x_names if name in design.data.columns or root_of(name) != name]
+    columns = [name for name in dict.fromkeys(own) if name in design.data.columns and str(name).isidentifier()]
+    factors = [f"(1 | {factor.name})" for factor in design.factors if str(factor.name).isidentifier()]
+    by = " + ".join([*columns[:2], *factors[:1]][:2])
+    if not by:
+        return ""
+    return (
+        "If it is the spread that differs between rows, give sigma a formula: "
+        f"pp.formula('{design.terms.formula}', sigma=\"~ {by}\")."
+    )
 
 
 def _skewness(fit: Posterior, larger: bool) -> str:

@@ -106,7 +106,22 @@ def compare(
         check_rows(known)
         found = evidence(known, threads=request.cores(known), progress=progress, seed=request.seed)
         return EvidenceComparison(known, found)
-    return Comparison(known, criterion, SCORES[criterion](known, request), request.seed)
+    scored = SCORES[criterion](known, request)
+    _refuse_nan(scored, criterion)
+    return Comparison(known, criterion, scored, request.seed)
+
+
+def _refuse_nan(scored: Scored, criterion: str) -> None:
+    """Scores that are no numbers are refused here, not where the answer is printed."""
+    for name in scored.elpd:
+        lost = np.flatnonzero(np.isnan(scored.elpd[name].to_numpy(dtype=float)))
+        if lost.size:
+            where = row_names(lost, scored.elpd.index)
+            raise ModelError(
+                f"criterion={criterion!r} finds no number under {name!r} for {lost.size:,} of {len(scored.elpd):,} "
+                f"{scored.unit} ({where}): their log densities are not finite all over the posterior. Use another "
+                "criterion, or look at these rows."
+            )
 
 
 def _refuse_unused(criterion: str, request: Request) -> None:

@@ -86,7 +86,8 @@ def _verdict(table: pandas.DataFrame) -> list[str]:
 def _told(gap: float, se: float) -> str:
     if gap < LEAST and not se >= LEAST:
         return f"less than {LEAST}"
-    decimals = min(decimals_for(se), 2) if math.isfinite(se) and se > 0 else 2
+    wanted = decimals_for(se) if math.isfinite(se) and se > 0 else None
+    decimals = 2 if wanted is None else min(wanted, 2)
     return f"{number(gap, decimals)} (se {number(se, decimals)})" if math.isfinite(se) else number(gap, decimals)
 
 

@@ -63,9 +63,7 @@ class UnitMoments:
     log_mean : (U,) log E[p]. mean, variance : (U,) E[log p] and Var(log p).
     at_means : (U,) log p at the posterior means of coefficients, effects and the logs of sds.
     total_variance : Var(sum log p), nan where it is not asked for.
-    errors : Monte Carlo standard errors of the sums of log_mean - variance ("waic2"), of log_mean - 2 (log_mean -
-        mean) ("waic1"), and of mean ("mean").
-    rows : (U,) rows of each unit.
+    errors : Monte Carlo standard errors of the sums of log_mean - variance ("waic2") and of mean ("mean").
     """
 
     log_mean: Array
@@ -74,7 +72,6 @@ class UnitMoments:
     at_means: Array
     total_variance: float
     errors: dict[str, float]
-    rows: Ints
 
 
 def conditional_moments(fit: Posterior) -> UnitMoments:
@@ -84,16 +81,15 @@ def conditional_moments(fit: Posterior) -> UnitMoments:
     if cached is None:
         design = fit.model.design
         at_means = _rows_at_means(fit)
-        ones = np.ones(design.n_rows, dtype=np.int64)
         if fit.model.exact and len(design.factors) < 2:
             found = gaussian_row_moments(fit)
-            cached = UnitMoments(found.log_mean, found.mean, found.variance, at_means, float("nan"), found.errors, ones)
+            cached = UnitMoments(found.log_mean, found.mean, found.variance, at_means, float("nan"), found.errors)
         else:
             source = _row_source(fit)
             draws = len(source.draws)
             weights = np.full(draws, 1 / draws)
             blocks: Iterable[tuple[Any, Any]] = source.blocks(_of_block)  # type: ignore[arg-type]
-            cached = _gathered(blocks, design.n_rows, weights, efficiency_of_draws(fit, draws), at_means, ones)
+            cached = _gathered(blocks, design.n_rows, weights, efficiency_of_draws(fit, draws), at_means)
         fit.__dict__["_conditional_moments"] = cached
     return cached
 
@@ -127,7 +123,7 @@ def marginal_moments(fit: Posterior) -> UnitMoments | None:
     if cached is None:
         found = leaf_blocks(fit)
         pieces = ((units, _of_block(values, found.weights)) for units, values in found.blocks())
-        cached = _gathered(pieces, found.groups, found.weights, found.efficiency, found.at_means(), found.sizes)
+        cached = _gathered(pieces, found.groups, found.weights, found.efficiency, found.at_means())
         fit.__dict__["_marginal_moments"] = cached
     return cached
 
@@ -167,7 +163,7 @@ def _of_block(values: Array, weights: Array | None = None) -> _Block:
 
 
 def _gathered(
-    blocks: Iterable[tuple[Any, Any]], units: int, weights: Array, efficiency: float, at_means: Array, rows: Ints
+    blocks: Iterable[tuple[Any, Any]], units: int, weights: Array, efficiency: float, at_means: Array
 ) -> UnitMoments:
     log_mean, mean, variance = np.empty(units), np.empty(units), np.empty(units)
     total, ratio, square = (np.zeros(len(weights)) for _ in range(3))
@@ -179,10 +175,10 @@ def _gathered(
     with np.errstate(invalid="ignore"):
         moved = total - weights @ total
         spread = float(weights @ moved**2) / (1 - float(weights @ weights)) if len(weights) > 1 else 0.0
-    moves = {"waic2": ratio - square, "waic1": 2 * moved - ratio, "mean": moved}
+    moves = {"waic2": ratio - square, "mean": moved}
     with np.errstate(invalid="ignore"):
         errors = {name: float(np.sqrt(np.sum((weights * move) ** 2) / efficiency)) for name, move in moves.items()}
-    return UnitMoments(log_mean, mean, variance, at_means, spread, errors, rows)
+    return UnitMoments(log_mean, mean, variance, at_means, spread, errors)
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------

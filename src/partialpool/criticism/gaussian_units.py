@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from partialpool.algebra import blocks
 from partialpool.algebra.structure import Elimination, Structure
-from partialpool.design.crossprod import RowBlocks, _Builder, parents_if_nested
+from partialpool.design.crossprod import RowBlocks, build_row_blocks, parents_if_nested
 from partialpool.design.predictor import factor_columns
 from partialpool.inference.gaussian import working_response
 from partialpool.model import Model
@@ -66,11 +66,11 @@ def elimination_of(model: Model, factor: int) -> Elimination | None:
 def blocks_with(model: Model, elimination: Elimination) -> RowBlocks:
     """The blocks of a model's rows under another elimination than its own."""
     design = model.design
-    return _Builder(
-        np.require(design.V, float, ["C", "W"]), np.asarray(design.x_columns, dtype=np.int64), model.row_blocks.centre,
-        [np.require(factor.codes, np.int64, ["C", "W"]) for factor in design.factors],
-        [len(factor.labels) for factor in design.factors], factor_columns(design), elimination,
-    ).build()  # fmt: skip
+    return build_row_blocks(
+        design.V, np.asarray(design.x_columns, dtype=np.int64), model.row_blocks.centre,
+        [factor.codes for factor in design.factors], [len(factor.labels) for factor in design.factors],
+        factor_columns(design), elimination,
+    )  # fmt: skip
 
 
 def lay_out(model: Model, structure: Structure, level: int) -> SortedRows:

@@ -45,8 +45,7 @@ MOST_WORK, MOST_KEPT, MOST_NODES = 400_000_000, 20_000_000, 4000
 class LeafBlocks(Protocol):
     """Log densities of the leaf's groups at weighted points.
 
-    groups, sizes : how many, and rows of each (G,). weights : (D,) of the points, of sum 1. efficiency : how many
-    independent draws one is worth.
+    groups : how many. weights : (D,) of the points, of sum 1. efficiency : how many independent draws one is worth.
     """
 
     weights: Array
@@ -54,9 +53,6 @@ class LeafBlocks(Protocol):
 
     @property
     def groups(self) -> int: ...
-
-    @property
-    def sizes(self) -> Ints: ...
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield groups and their log densities (groups, points)."""
@@ -249,11 +245,6 @@ class QuadratureLeaf:
     def groups(self) -> int:
         """How many groups the leaf has."""
         return int(self.conditional.density.rows.n_groups)
-
-    @property
-    def sizes(self) -> Ints:
-        """Rows of each group."""
-        return np.diff(self.conditional.density.rows.pointer)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """All groups in one block: a pass over the rows brings all of them at one node."""

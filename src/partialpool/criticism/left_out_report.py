@@ -130,12 +130,12 @@ class LeftOut(Report):
         """The totals; the units are in `table`."""
         import pandas as pd
 
-        rows = {
-            "elpd": (self.elpd, self.elpd_se, self.mc_error),
-            "p_eff": (self.p_eff, math.nan, math.nan),
-            "-2 elpd": (-2 * self.elpd, 2 * self.elpd_se, 2 * self.mc_error),
-        }
-        frame = pd.DataFrame(rows, index=["estimate", "se", "Monte Carlo se"]).T
+        frame = pd.DataFrame(
+            {"estimate": [self.elpd, self.p_eff, -2 * self.elpd], "se": [self.elpd_se, math.nan, 2 * self.elpd_se]},
+            index=["elpd", "p_eff", "-2 elpd"],
+        )
+        errors = (self.mc_error, math.nan, 2 * self.mc_error)
+        frame["Monte Carlo se"] = [number(error, decimals_for(error)) for error in errors]
         return frame.drop(index="p_eff") if math.isnan(self.p_eff) else frame
 
     # -- words --------------------------------------------------------------------------------------------------------
@@ -173,14 +173,14 @@ class LeftOut(Report):
         if self.units < 3:
             return ""
         score = elpd if self.factor is None else elpd / np.maximum(self._table["n"].to_numpy(), 1)
-        per, unit = ("", "row") if self.factor is None else (" by row", self.factor)
+        per, unit = ("", "row") if self.factor is None else (", a row on average", self.factor)
         mean, spread = float(score.mean()), float(score.std())
         places = decimals_for(spread / 10)
         worst = [
             f"{self._table.index[int(at)]} ({number(float(score[at]), places)})"
             for at in np.argsort(score)[: min(NAMED, self.units // 2)]
         ]
-        return f"Predicted worst{per}: {unit} {listed(worst)}; {number(mean, places)} on average."
+        return f"Predicted worst{per}: {unit} {listed(worst)}; the mean of all is {number(mean, places)}."
 
     def _named(self, units: NDArray[np.int64]) -> str:
         labels = [str(self._table.index[int(unit)]) for unit in units[:NAMED]]
@@ -205,7 +205,10 @@ class LeftOut(Report):
         counted = "" if math.isnan(self.p_eff) else "; p_eff: how many parameters the fit spends on its own data"
         if counted and self.factor is not None:
             counted += ", effects of the groups left out not counted"
-        return f"elpd: the sum of log p({unit} | all others), its se for other data of this kind{counted}."
+        kind = "other data of this kind"
+        if self.factor is not None and np.ptp(self._table["n"].to_numpy()) > 0:
+            kind = "other groups, of sizes that differ as these do"
+        return f"elpd: the sum of log p({unit} | all others), its se for {kind}{counted}."
 
     # -- plot ---------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ nodes are therefore weighted by ``tau / (tau^2 + s^2)`` too, Jeffreys' prior of 
 of tau (s^2 the median of the groups'), with which probabilities of prediction are frequencies: exactly, for a normal
 sample; Datta, Mukerjee, Ghosh and Sweeting 2000, Annals of Statistics 28, 1414-1426, for such priors in general.
 Where a group has few counts in all, t_j is far from normal; the p-value is then that of the group's total among those
-of new groups in the same rows, the posterior as it is (cautious: the group makes some room for itself).
+of new groups in the same rows, the draws weighted by 1 / p(y_j | draw) (of factors other than the leaf not weighted,
+which is cautious: the group makes some room for itself).
 Each effect of a group (intercept, slope) is looked at by itself. The largest of J groups has the p-value
 ``1 - (1 - min p_j)^J``.
 """
@@ -39,6 +40,7 @@ from partialpool.criticism.envelopes import two_sided_p
 from partialpool.criticism.replicates import Replicates, theta_basis
 from partialpool.criticism.statistics import Groups
 from partialpool.inference.gaussian import GaussianMarginal
+from partialpool.inference.importance import systematic_resample
 from partialpool.levels.exchangeability import typical_hyperparameters
 from partialpool.posterior.groups import chosen_positions, factor_terms, layout_of, sds_at, seconds_per_node
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from partialpool.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 #: Numbers, groups times nodes, of one batch; seconds (estimated) that all nodes may cost; fewest and most nodes.
 BATCH, BUDGET, FEWEST_NODES, MOST_NODES = 4_000_000, 0.5, 64, 4000
@@ -55,6 +58,8 @@ LEAST = 1e-9
 FEWEST_GROUPS = 4
 #: Total of a group's counts, as the model has it for a new group, below which it is judged by its total.
 FEW_COUNTS = 30
+#: Stream of the seed by which draws are picked with a group left out.
+RESAMPLED = 66
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +109,29 @@ def _of_few_counts(replicates: Replicates, factor: int, found: LeftOutGroups) ->
     totals = np.concatenate([groups.sums(block.y) for block in new.blocks()], axis=1)
     few = np.flatnonzero(np.median(totals, axis=1) < FEW_COUNTS)
     p = found.p.copy()
-    for j in few[np.isfinite(p[few])]:
-        p[j] = two_sided_p(totals[j], observed[j])
+    few = few[np.isfinite(p[few])]
+    without = _without_each(replicates, factor, few)
+    for j, weights in zip(few, without.T, strict=True):
+        own = totals[j, systematic_resample(weights, replicates.count, replicates.stream(RESAMPLED, int(j)))]
+        p[j] = two_sided_p(own, observed[j])
     return found._replace(p=p)
+
+
+def _without_each(replicates: Replicates, factor: int, groups: Ints) -> Array:
+    """Weights (D, groups) of the replicates' draws with each of some groups left out: 1 / p(y_j | draw) of the leaf."""
+    from partialpool.criticism.logo import groups_conditional
+    from partialpool.criticism.nodes import Nodes
+    from partialpool.posterior.effects import nodes_at_draws
+
+    fit, count = replicates.fit, replicates.count
+    if factor != fit.model.latent.leaf or not groups.size:
+        return np.full((count, len(groups)), 1 / count)
+    nodes = Nodes(*nodes_at_draws(fit, replicates.draws), np.full(count, -np.log(count)))
+    logs = groups_conditional(fit, factor, fit.result.settings.threads).log_densities(nodes, groups)[0]
+    weights = np.exp(logs.min(axis=0) - logs)
+    weights /= weights.sum(axis=0)
+    weights = np.minimum(weights, count**-0.5)
+    return np.asarray(weights / weights.sum(axis=0))
 
 
 def _matching(spread: Array, square: Array) -> Array:

@@ -3,6 +3,8 @@ r"""Rows and groups left out where the response is not Gaussian: their densities
 At a node (hyperparameters, coefficients, effects of the root) the groups of the leaf are independent, and
 
 - a row's density given the other rows is ``p(y_g) / p(y_{g \ i})``, g its group of the leaf (`algebra.leafloo`);
+  where that group lies inside a small one of the root, whose effect the row says much of, that effect is integrated
+  out too (`criticism.quadrature_above`), for the rows whose importance weights would be heavy otherwise;
 - a group of the leaf has for its density the integral of its rows over the population of effects, which the engine's
   own pass over the leaf gives (`algebra.leaf`);
 - a group of another factor is integrated over its own effects, over those of the factors that lie inside it, and over

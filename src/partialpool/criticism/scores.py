@@ -268,10 +268,11 @@ def _of_new_groups(count: int) -> str:
 
 def _check_alike(first: str, one: NewRows, second: str, other: NewRows) -> None:
     """Refuse new rows that two models read differently: their scores would not be of the same thing."""
+    assert one.y is not None and other.y is not None
     if not np.array_equal(one.y, other.y):
         raise DataError(f"{second!r} reads other responses from the new data than {first!r} does.")
-    weights = [np.ones(rows.n_rows) if rows.weights is None else rows.weights for rows in (one, other)]
-    if not np.array_equal(*weights):
+    mine, yours = (np.ones(rows.n_rows) if rows.weights is None else rows.weights for rows in (one, other))
+    if not np.array_equal(mine, yours):
         raise DataError(
             f"{first!r} and {second!r} give the new rows different weights, so that their scores cannot be compared."
         )
@@ -292,9 +293,7 @@ def _check_new(fit: Posterior, new: NewRows, name: str) -> None:
     trouble = fit.model.family.check(y, new.trials)
     if trouble is not None:
         bad, sentence = trouble
-        import pandas as pd
-
-        where = row_names(np.flatnonzero(bad), pd.RangeIndex(len(y)))
+        where = row_names(np.flatnonzero(bad), new.index)
         raise DataError(f"The response of the new data is impossible for {name!r} in {where}: {sentence}.")
 
 

@@ -121,8 +121,9 @@ def build_row_blocks(
     codes: Sequence[NDArray[np.integer]],
     sizes: Sequence[int],
     z_columns: Sequence[Ints],
+    elimination: Elimination | None = None,
 ) -> RowBlocks:
-    """Plan the elimination and where every row's products go.
+    """Plan the elimination (unless one is given) and where every row's products go.
 
     Parameters
     ----------
@@ -132,11 +133,13 @@ def build_row_blocks(
         Which of them are the common part; `centre` (p,) is taken from them.
     codes, sizes, z_columns
         By factor: the group of each row, the number of groups, and the columns whose effects vary by group.
+    elimination : Elimination, optional
+        Instead of the cheapest one: factors of its chain nest in each other, finest first.
     """
     wide = [np.require(code, np.int64, ["C", "W"]) for code in codes]
     columns = np.require(columns, float, ["C", "W"])
-    widths = [int(z.size) for z in z_columns]
-    elimination = plan_elimination(wide, sizes, widths)
+    if elimination is None:
+        elimination = plan_elimination(wide, sizes, [int(z.size) for z in z_columns])
     return _Builder(
         columns, np.asarray(x_columns, dtype=np.int64), centre, wide, list(sizes), z_columns, elimination
     ).build()

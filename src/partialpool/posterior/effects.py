@@ -251,8 +251,13 @@ def _shrinkage_by_nodes(fit: Posterior) -> Array:
 
 def some_draws(fit: Posterior, count: int) -> tuple[Array, Array, Array]:
     """theta, gamma and root of some of the equally weighted draws."""
+    last = len(fit.result.draws_theta) - 1
+    return nodes_at_draws(fit, np.unique(np.linspace(0, last, count).astype(np.int64)))
+
+
+def nodes_at_draws(fit: Posterior, picked: Ints) -> tuple[Array, Array, Array]:
+    """theta, gamma and root of the draws `picked` (K,), of a model that is not exact."""
     result, layout = fit.result, fit.model.latent
-    picked = np.unique(np.linspace(0, len(result.draws_theta) - 1, count).astype(int))
     gamma = fit.model.coefficients.from_public(result.draws_beta[picked])
     if result.effects is not None:
         root = result.effects[picked, layout.n_effects - layout.n_root :]

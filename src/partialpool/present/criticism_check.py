@@ -112,8 +112,9 @@ def _in_one(table: pandas.DataFrame, ax: Axes | None, figsize: tuple[float, floa
     own.set_xlabel("distance from the mean of the replicates, in their standard deviations")
     canvas.tidy(own)
     for k, p in enumerate(shown["p"].tolist()):
+        text = "p <0.001" if p < 0.001 else f"p {number(float(p), 3)}"
         own.annotate(
-            "p <0.001" if p < 0.001 else f"p {number(float(p), 3)}", (1.0, at[k]), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            text, (1.0, at[k]), xycoords=("axes fraction", "data"), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize=canvas.SMALL,
             color=canvas.RAW if bad[k] else "#555555", annotation_clip=False,
         )  # fmt: skip
